@@ -1,0 +1,76 @@
+"""The door of a site: what may leave, counted and written down where the hospital can read it."""
+
+import csv
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+
+from smile.protocol import ERRORS, METRICS
+
+OUTBOX_FIELDS = ("time_utc", "run", "round", "what_was_sent", "arrays", "bytes", *METRICS)
+
+
+class Outbox:
+    """Builds every reply of a site. Anything that is not on the allow-list cannot pass."""
+
+    def __init__(self, message: Message, *, run: int) -> None:
+        self.message, self.run = message, run
+        self.log: Path | None = None  # folder for outbox.csv and site.log, once the site's settings are known
+        self.names = frozenset(message.content["arrays"]) if "arrays" in message.content else frozenset()
+        config: Mapping[str, object] = message.content.config_records.get("config") or {}
+        self.round = config.get("server-round", 0)
+
+    def send(self, arrays: dict[str, np.ndarray], metrics: dict[str, float]) -> Message:
+        """Model weights under exactly the names that came in, and the figures of `smile.protocol.METRICS`."""
+        assert frozenset(arrays) == self.names, "a site may only return the arrays that it was sent"
+        assert set(metrics) == set(METRICS), f"figures {sorted(metrics)} are not the agreed {METRICS}"
+        figures = {name: float(metrics[name]) for name in METRICS}
+        content = RecordDict(
+            {
+                "arrays": ArrayRecord({name: Array(array) for name, array in arrays.items()}),
+                "metrics": MetricRecord({**figures, "num-examples": int(metrics["num-examples"])}),
+            }
+        )
+        size = sum(array.nbytes for array in arrays.values())
+        self._write("model weights and figures", len(arrays), size, figures)
+        return Message(content, reply_to=self.message)
+
+    def refuse(self, code: int, detail: str) -> Message:
+        """An error code and its fixed sentence cross; `detail` stays in the site's own log."""
+        logging.getLogger("smile").error("refused with code %d: %s", code, detail)
+        if self.log is not None:
+            self.log.mkdir(parents=True, exist_ok=True)
+            with (self.log / "site.log").open("a") as file:
+                file.write(f"{_now()} UTC round {self.round!r}, code {code}: {detail}\n")
+        self._write(f"error code {code}: {ERRORS[code]}", 0, 0, {})
+        return Message(Error(code, ERRORS[code]), reply_to=self.message)
+
+    def _write(self, what: str, arrays: int, size: int, figures: dict[str, float]) -> None:
+        if self.log is None:
+            return
+        self.log.mkdir(parents=True, exist_ok=True)
+        path = self.log / "outbox.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, OUTBOX_FIELDS, restval="")
+            if new:
+                writer.writeheader()
+            writer.writerow(
+                {
+                    "time_utc": _now(),
+                    "run": self.run,
+                    "round": self.round,
+                    "what_was_sent": what,
+                    "arrays": arrays,
+                    "bytes": size,
+                    **{name: f"{value:.6g}" for name, value in figures.items()},
+                }
+            )
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())

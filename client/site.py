@@ -1,0 +1,46 @@
+"""Settings that belong to a site: they come from its own SuperNode or environment, never from the federation."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SITES_VARIABLE = "SMILE_SITES"
+DEFAULT_SITES = Path("runs/demo/sites")
+
+
+@dataclass(frozen=True)
+class SiteSettings:
+    """`flower-supernode --node-config 'site="/data/site" device="cuda" log="/var/log/smile"'`."""
+
+    folder: Path  # a prepared site
+    device: str  # cpu, cuda, cuda:1 ...
+    log: Path  # folder for outbox.csv and site.log
+
+
+def site_settings(node_config: Mapping[str, Any]) -> SiteSettings:
+    """Read the node config. Raises ValueError, for the site's own log, when no data folder follows from it.
+
+    A simulated node has only a `partition-id`: it takes that folder, in sorted order, of the prepared sites in
+    $SMILE_SITES (default: runs/demo/sites below the working directory, where the demo leaves them).
+    """
+    if "site" in node_config:
+        folder = Path(str(node_config["site"]))
+    elif "partition-id" in node_config:
+        root = Path(os.environ.get(SITES_VARIABLE, DEFAULT_SITES)).resolve()
+        sites = sorted(path.parent for path in root.glob("*/manifest.json"))
+        index = int(node_config["partition-id"])
+        if index >= len(sites):
+            raise ValueError(
+                f"{root} holds {len(sites)} prepared sites but simulated node {index} wants one: "
+                f"run `make demo` first, or set {SITES_VARIABLE} and num-supernodes to match"
+            )
+        folder = sites[index]
+    else:
+        raise ValueError(
+            "the SuperNode was started without a site: add --node-config 'site=\"/path/of/prepared/site\"'"
+        )
+    return SiteSettings(
+        folder, str(node_config.get("device", "cpu")), Path(str(node_config.get("log", folder)))
+    )

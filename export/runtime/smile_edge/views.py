@@ -1,0 +1,184 @@
+"""What the model is fed: prepared views from .npy files, or a raw scan through `reader/`.
+
+n frames, V views, C channels, H W pixels.
+"""
+
+import hashlib
+import importlib.util
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from .files import read_checked, read_sums
+
+
+def read_views(path: Path, bundle: Path, spec: dict[str, Any]) -> tuple[np.ndarray, dict[str, float]]:
+    """One input -> views (n, V, C, H, W) as the model takes them, and the milliseconds for `read` and `views`.
+
+    spec: `preprocessing` of the manifest. Raises ValueError, one sentence, for anything that cannot be used.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'not there'}: give a file, prepared views as .npy "
+                         "or a raw scan")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty: copy it again")
+    start = time.perf_counter()
+    if path.suffix.lower() == ".npy":
+        views = _read_npy(path)
+        read = time.perf_counter()
+        views = check_views(views, spec, str(path), modalities=_site_modalities(path, spec))
+    else:
+        _require_packages(path)
+        reader = load_reader(bundle)
+        start = time.perf_counter()  # importing the packages is no part of reading a scan
+        scan = _attempt(path, lambda: importlib.import_module(f"{reader.__name__}.scans").read_file(
+            path, need_texture="texture" in spec["modalities"]))
+        read = time.perf_counter()
+        views = _attempt(path, lambda: _render(scan, reader, spec))[None]
+    return views, {"read": 1e3 * (read - start), "views": 1e3 * (time.perf_counter() - read)}
+
+
+def check_views(views: np.ndarray, spec: dict[str, Any], name: str = "views", *,
+                modalities: tuple[str, ...] | None = None) -> np.ndarray:
+    """(V, C, H, W) or (n, V, C, H, W) -> (n, V, C', H, W) with the channels that the model sees.
+
+    C is the model's number of channels, or all those of a site that was prepared with `spec["stored"]`.
+    modalities: of the channels, where they are known; without it their number decides. Raises ValueError.
+    """
+    expected, size = (len(spec["yaws"]), len(spec["channels"]), spec["size"], spec["size"]), spec["size"]
+    wanted = f"({', '.join(map(str, expected))}) or (frames, {', '.join(map(str, expected))})"
+    if views.dtype != np.uint8 and views.dtype.kind != "f":
+        raise ValueError(f"{name} holds {views.dtype}: give uint8, 0 to 255, as `smile prepare` writes them")
+    if views.ndim == 4:
+        views = views[None]
+    given = {m: spec["all_channels"][m] for m in (modalities or spec["stored"])}
+    if views.ndim == 5 and views.shape[2] == sum(given.values()) and (modalities or views.shape[2] != expected[1]):
+        views = views[:, :, _select(given, spec["modalities"])]
+    if views.ndim != 5 or views.shape[1:] != expected or len(views) == 0:
+        raise ValueError(f"{name} has shape {views.shape}: give {wanted}, {size} pixels and the views of the bundle's "
+                         "manifest.json")
+    if views.dtype.kind == "f":
+        _check_values(views, name)
+    frame, view = np.nonzero(~views.any(axis=(2, 3, 4)))
+    if len(frame):
+        raise ValueError(f"{name}: the view at {spec['yaws'][view[0]]:g} degrees is empty in frame {frame[0]}: is a face in it?")
+    return views
+
+
+def _check_values(views: np.ndarray, name: str) -> None:
+    if not np.isfinite(views).all():
+        raise ValueError(f"{name} holds NaN or infinite values: give 0 to 255, with 0 for the background")
+    if views.min() < 0 or views.max() > 255 or views.max() <= 1:
+        raise ValueError(f"{name} holds values from {views.min():g} to {views.max():g}: give 0 to 255, as `smile prepare` "
+                         "writes them")
+
+
+def _select(given: dict[str, int], wanted: list[str]) -> list[int]:
+    """Channel numbers of the wanted modalities among the given ones, {modality: channels} in storage order."""
+    numbers: list[int] = []
+    start = 0
+    for modality, count in given.items():
+        if modality in wanted:
+            numbers += range(start, start + count)
+        start += count
+    return numbers
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    """Prepared views, memory-mapped. An .npy with Python objects in it is pickle, and is refused."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # a damaged header raises nearly anything
+        raise ValueError(f"{path} is not a readable .npy of numbers ({_first_line(error)}): write the views again") from None
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} is an archive of arrays: give one array, as .npy")
+    return array
+
+
+def _site_modalities(path: Path, spec: dict[str, Any]) -> tuple[str, ...] | None:
+    """What a shard of a prepared site holds, from the manifest of its site; None for any other .npy.
+
+    Raises ValueError when the site was prepared with other view settings: the shapes alone would not tell.
+    """
+    try:
+        views = json.loads((path.parent.parent / "manifest.json").read_text(encoding="utf-8"))["views"]
+        found = {key: views[key] for key in ("yaws", "size", "radius")}
+        modalities = tuple(m for m in spec["all_channels"] if m in views["modalities"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    wrong = [f"{key} = {value}" for key, value in found.items() if value != spec[key]]
+    if wrong:
+        raise ValueError(f"{path} was prepared with {', '.join(wrong)} and this bundle wants "
+                         f"{', '.join(str(spec[w.split(' ')[0]]) for w in wrong)}: prepare it again")
+    missing = [m for m in spec["modalities"] if m not in modalities]
+    if missing:
+        raise ValueError(f"{path} was prepared without {', '.join(missing)}: prepare it again with --modalities "
+                         f"{','.join(m for m in spec['all_channels'] if m in (*modalities, *missing))}")
+    return modalities
+
+
+def _require_packages(path: Path) -> None:
+    """Raises ValueError that says what to install; embreex has no wheel for Linux on 64-bit ARM, pyrender runs there."""
+    arm = sys.platform == "linux" and platform.machine() == "aarch64"
+    renderers = ("pyrender", "embreex") if arm else ("embreex", "pyrender")
+    missing = [name for name, module in (("trimesh", "trimesh"), ("pillow", "PIL")) if not importlib.util.find_spec(module)]
+    if not any(importlib.util.find_spec(name) for name in renderers):
+        missing.append(renderers[0])
+    if missing:
+        raise ValueError(f"{path} is a raw scan, and reading one needs {', '.join(missing)}: run "
+                         f"`python3 -m pip install trimesh {renderers[0]} pillow`, or give prepared views as .npy")
+
+
+def load_reader(bundle: Path) -> ModuleType:
+    """The package `reader/` of this bundle, after every file of it has been checked."""
+    name = "smile_edge_reader_" + hashlib.sha256(bytes(bundle.resolve())).hexdigest()[:8]  # two bundles in one program stay apart
+    if name in sys.modules:
+        return sys.modules[name]
+    sums = read_sums(bundle)
+    files = [file for file in sums if file.startswith("reader/")]
+    if not files:
+        raise ValueError(f"{bundle} has no reader/: it reads prepared views only")
+    for file in files:
+        read_checked(bundle, file, sums)
+    spec = importlib.util.spec_from_file_location(name, bundle / "reader" / "__init__.py",
+                                                  submodule_search_locations=[str(bundle / "reader")])
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _render(scan: Any, reader: ModuleType, spec: dict[str, Any]) -> np.ndarray:
+    """Raw scan -> (V, C, H, W) uint8, exactly as `smile prepare` makes them."""
+    config, geometry, views = (importlib.import_module(f"{reader.__name__}.{name}") for name in ("config", "geometry", "views"))
+    settings = config.ViewConfig(yaws=tuple(spec["yaws"]), size=spec["size"], modalities=tuple(spec["modalities"]),
+                                 radius=spec["radius"])
+    aligned = geometry.align(scan, radius=settings.radius)
+    return views.encode(views.render(aligned, settings), settings)
+
+
+def _attempt(path: Path, work: Any) -> Any:
+    """Run `work`; whatever a damaged scan makes a parser raise becomes one sentence."""
+    try:
+        return work()
+    except ValueError as error:
+        sentence = _first_line(error)
+        raise ValueError(sentence if path.name in sentence else f"{path}: {sentence}") from None
+    except ImportError as error:
+        raise ValueError(f"{path}: reading it needs {error.name} ({_first_line(error)}): run `python3 -m pip install "
+                         f"{error.name}`") from None
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as a scan ({_first_line(error)}): export it again") from None
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

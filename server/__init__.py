@@ -1,0 +1,1 @@
+"""What runs at the coordinator: a Flower ServerApp that averages what the sites send."""

@@ -1,0 +1,24 @@
+"""One JSON line per round: what the coordinator watches and the report draws."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def append(path: Path, record: dict[str, Any]) -> None:
+    """Add one line and hand it to the disk before going on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All rounds so far; a half-written last line, after a crash, is left out."""
+    rounds = []
+    for line in path.read_text().splitlines():
+        try:
+            rounds.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rounds

@@ -1,0 +1,67 @@
+"""`python -m simulations SCENARIO`: the whole journey on simulated hospitals, or on folders of raw scans."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+EXAMPLES = """examples:
+  python -m simulations demo                          four simulated hospitals, the table over 3 seeds, a report
+  python -m simulations demo --seeds 1                the same in a third of the training time
+  python -m simulations demo --sites ../scans/*       on folders of raw scans that exist
+  python -m simulations demo --set federation.rounds=20 --set model.fusion=mean
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(
+        prog="python -m simulations",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    scenarios = sorted(path.stem for path in (Path(__file__).parent / "scenarios").glob("*.toml"))
+    result.add_argument("scenario", choices=scenarios, help="a file of simulations/scenarios")
+    result.add_argument(
+        "--sites", nargs="+", type=Path, metavar="DIR", help="folders of raw scans instead of simulated ones"
+    )
+    result.add_argument("--out", type=Path, help="result folder (default: runs/SCENARIO)")
+    result.add_argument("--seeds", type=int, metavar="N", help="repetitions of the comparison")
+    result.add_argument("--engine", choices=("ray", "in-process"), help="how the federation is run")
+    result.add_argument("--subjects", type=int, metavar="N", help="people in each simulated hospital")
+    result.add_argument("--jobs", type=int, metavar="N", help="processes (default: all cores)")
+    result.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="a setting of [tool.flwr.app.config]",
+    )
+    result.add_argument("--json", action="store_true", help="print summary.json instead of the table")
+    return result
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    from simulations.journey import run, scenario
+
+    try:
+        plan = scenario(options.scenario, options)
+        summary = run(plan, out=options.out or Path("runs") / options.scenario, quiet=options.json)
+    except (ValueError, RuntimeError, OSError) as error:
+        print(f"python -m simulations: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "python -m simulations: stopped; prepared sites are kept and the next run goes on from them",
+            file=sys.stderr,
+        )
+        return 130
+    if options.json:
+        print(json.dumps(summary, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""The comparison behind every table: untrained, each hospital alone, pooled, federated, on the same people."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smile.config import SmileConfig
+from smile.site.store import Site
+from smile.split import held_out
+
+
+def split(sites: list[Site], config: SmileConfig) -> tuple[list[np.ndarray], np.ndarray]:
+    """Rows of the pool that each site trains on, and the rows of the people that no site trains on.
+
+    Uses the same function as the ClientApp, so that the people held out here are the people held out there.
+    """
+    start, train, test = 0, [], []
+    for site in sites:
+        out = held_out(site.subjects, share=config.training.holdout, seed=config.training.seed)
+        train.append(start + np.flatnonzero(~out))
+        test.append(start + np.flatnonzero(out))
+        start += len(site)
+    return train, np.concatenate(test)
+
+
+def with_seed(config: SmileConfig, seed: int) -> SmileConfig:
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, seed=seed))
+
+
+def baselines(
+    config: SmileConfig, folders: list[Path], seeds: list[int], *, jobs: int
+) -> Iterator[dict[str, Any]]:
+    """Untrained, each site alone and pooled, for every seed, over `jobs` processes; yields results as they finish.
+
+    A result is `smile.evaluation.evaluate` plus `who` (untrained, site-0 ..., pooled) and `seed`. Each trained one
+    takes as many optimiser steps as a site takes in the whole federation.
+    """
+    tasks = [
+        (who, seed)
+        for seed in seeds
+        for who in ("pooled", *(f"site-{k}" for k in range(len(folders))), "untrained")
+    ]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as workers:
+        futures = [workers.submit(_baseline, with_seed(config, seed), folders, who) for who, seed in tasks]
+        for future in as_completed(futures):
+            yield future.result()
+
+
+def _one_thread() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _baseline(config: SmileConfig, folders: list[Path], who: str) -> dict[str, Any]:
+    from simulations.pool import Pool
+    from smile.model import build_model
+    from smile.training import train
+
+    sites = [Site(folder) for folder in folders]
+    pool, (rows, _) = Pool(sites), split(sites, config)
+    model = build_model(config)
+    if who != "untrained":
+        mine = np.concatenate(rows) if who == "pooled" else rows[int(who.removeprefix("site-"))]
+        for index in range(config.federation.rounds):
+            train(model, pool, config, rows=mine, first_step=index * config.training.local_steps)
+    return score(model, pool, config, who=who)
+
+
+def score(model: Any, pool: Any, config: SmileConfig, *, who: str) -> dict[str, Any]:
+    """`evaluate` with the probe fitted on all sites' training people and tested on all held-out people."""
+    from smile.evaluation import evaluate
+
+    rows, test = split(pool.parts, config)
+    return {
+        "who": who,
+        "seed": config.training.seed,
+        **evaluate(model, pool, config, train=np.concatenate(rows), test=test),
+    }
+
+
+def score_checkpoint(checkpoint: Path, folders: list[Path]) -> dict[str, Any]:
+    """The same for a federation's checkpoint."""
+    from simulations.pool import Pool
+    from smile.checkpoint import load
+
+    model, config, _ = load(checkpoint)
+    return score(model, Pool([Site(folder) for folder in folders]), config, who="federated")
+
+
+METHODS = ("linear_probe", "knn", "zero_shot")
+GROUPS = ("untrained", "single_site_mean", "pooled", "federated")
+
+
+def summarise(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Method -> mean over seeds for each group, `spread` (standard deviation over seeds) and the `values`."""
+    seeds = sorted({result["seed"] for result in results})
+    summary: dict[str, dict[str, Any]] = {}
+    for method in METHODS:
+        values = {
+            group: [
+                float(
+                    np.mean([r[method] for r in results if r["seed"] == seed and _group(r["who"]) == group])
+                )
+                for seed in seeds
+            ]
+            for group in GROUPS
+        }
+        summary[method] = {
+            **{group: float(np.mean(found)) for group, found in values.items()},
+            "spread": {
+                group: float(np.std(found, ddof=1)) if len(found) > 1 else 0.0
+                for group, found in values.items()
+            },
+            "values": values,
+        }
+    return summary
+
+
+def _group(who: str) -> str:
+    return "single_site_mean" if who.startswith("site-") else who
+
+
+def table(summary: dict[str, dict[str, Any]], *, chance: float, sites: int) -> str:
+    """The comparison as fixed-width text, in percent."""
+    names = {
+        "untrained": "untrained network",
+        "single_site_mean": f"one hospital alone (mean of {sites})",
+        "pooled": "pooled (not allowed in life)",
+        "federated": "federated",
+    }
+    lines = [f"{'':34}" + "".join(f"{method.replace('_', ' '):>16}" for method in METHODS)]
+    for group, name in names.items():
+        cells = (f"{100 * summary[m][group]:.1f} ± {100 * summary[m]['spread'][group]:.1f}" for m in METHODS)
+        lines.append(f"{name:34}" + "".join(f"{cell:>16}" for cell in cells))
+    return "\n".join([*lines, f"{'chance':34}" + "".join(f"{100 * chance:>16.1f}" for _ in METHODS)])

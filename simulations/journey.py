@@ -1,0 +1,270 @@
+"""The whole journey, step by step, through the commands that a user would type.
+
+raw scans -> `smile prepare` -> `flwr run` -> evaluation on held-out people -> `python -m export` -> `run.py` -> report.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import tomllib
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from simulations import compare
+from simulations.engines import ROOT, federate
+from smile.config import SmileConfig, from_flat, to_flat
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a scenario file and the command line ask for."""
+
+    name: str
+    config: SmileConfig
+    raw: tuple[Path, ...]  # folders of raw scans; empty: simulate hospitals
+    hospitals: tuple[str, ...]
+    subjects: int
+    frames: int
+    seeds: int
+    engine: str
+    jobs: int
+
+
+def scenario(name: str, options: argparse.Namespace) -> Plan:
+    """Read simulations/scenarios/NAME.toml and put the command line over it. Raises ValueError for a bad value."""
+    file = tomllib.loads((Path(__file__).parent / "scenarios" / f"{name}.toml").read_text())
+    settings = {**to_flat(SmileConfig()), **file["settings"]}
+    for text in options.settings:
+        key, _, value = text.partition("=")
+        settings[key] = value
+    for folder in options.sites or ():
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is not a folder: give folders of raw scans after --sites")
+    raw = tuple(path.resolve() for path in options.sites or ())
+    if len({path.name for path in raw}) != len(raw):
+        raise ValueError("two of the folders after --sites have the same name: rename one")
+    seeds = options.seeds if options.seeds is not None else file["seeds"]
+    subjects = options.subjects if options.subjects is not None else file["subjects"]
+    if seeds < 1 or subjects < 2:
+        raise ValueError(
+            f"--seeds {seeds} --subjects {subjects}: give at least 1 seed and 2 people in a hospital"
+        )
+    return Plan(
+        name=name,
+        config=from_flat(settings),
+        raw=raw,
+        hospitals=tuple(file["hospitals"]),
+        subjects=subjects,
+        frames=file["frames"],
+        seeds=seeds,
+        engine=options.engine or file["engine"],
+        jobs=options.jobs or os.cpu_count() or 1,
+    )
+
+
+class Steps:
+    """Says which step runs, on standard error, and how long it took."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet, self.started, self.seconds = quiet, time.monotonic(), {}  # type: ignore[var-annotated]
+        self.current, self.since = "", self.started
+
+    def begin(self, name: str) -> None:
+        self.end()
+        self.current, self.since = name, time.monotonic()
+        if not self.quiet:
+            print(f"[{self.since - self.started:5.0f} s] {name}", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self.current:
+            self.seconds[self.current] = round(time.monotonic() - self.since, 1)
+
+
+def run(plan: Plan, *, out: Path, quiet: bool = False) -> dict[str, Any]:
+    """Carry the plan out below `out`; returns the content of summary.json. Prints the table unless `quiet`."""
+    from simulations.memory import PeakMemory
+    from simulations.report import write_report
+
+    out = out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    steps, memory = Steps(quiet), PeakMemory()
+    with memory:
+        raw, sites = _prepare(plan, out, steps, quiet)
+        results, checkpoint = _compare(plan, out, sites, steps)
+        reading = _export(plan, out, raw, sites, checkpoint, steps)
+    steps.end()
+    summary = _summary(plan, results, reading, out, sites)
+    summary |= {
+        "seconds": round(time.monotonic() - steps.started, 1),
+        "seconds_by_step": steps.seconds,
+        "peak_rss_mib": memory.peak_mib,
+    }
+    (out / "summary.json").write_text(json.dumps(summary, indent=2))
+    report = write_report(out, summary, results, sites, simulated=not plan.raw)
+    if not quiet:
+        chance = summary["chance"]
+        print(compare.table({m: summary[m] for m in compare.METHODS}, chance=chance, sites=len(sites)))
+        print(
+            f"{summary['test_subjects']} people that no site trained on, {plan.seeds} seeds; text from: "
+            f"{plan.config.objective.prompt_source}" + ("; simulated faces" if not plan.raw else "")
+        )
+        print(f"report: {report}")
+    return summary
+
+
+def _prepare(plan: Plan, out: Path, steps: Steps, quiet: bool) -> tuple[list[Path], list[Path]]:
+    raw = list(plan.raw)
+    if not raw:
+        from simulations.hospitals import write_hospitals
+
+        steps.begin(f"simulate {len(plan.hospitals)} hospitals with {plan.subjects} people each")
+        raw = write_hospitals(out / "raw", subjects=plan.subjects, hospitals=plan.hospitals, jobs=plan.jobs)
+    views, sites = plan.config.views, []
+    for folder in raw:
+        steps.begin(f"smile prepare {folder.name}")
+        site = out / "sites" / folder.name
+        _command(
+            [
+                "-m",
+                "smile",
+                "prepare",
+                str(folder),
+                str(site),
+                "--frames",
+                str(plan.frames),
+                "--yaws",
+                ",".join(f"{yaw:g}" for yaw in views.yaws),
+                "--size",
+                str(views.size),
+                "--radius",
+                f"{views.radius:g}",
+                "--modalities",
+                ",".join(views.modalities),
+                "--jobs",
+                str(plan.jobs),
+            ]
+            + (["--quiet"] if quiet else [])
+        )
+        _command(["-m", "smile", "inspect", str(site), "--json"])
+        sites.append(site)
+    return raw, sites
+
+
+def _compare(plan: Plan, out: Path, sites: list[Path], steps: Steps) -> tuple[list[dict[str, Any]], Path]:
+    import shutil
+
+    seeds = list(range(plan.config.training.seed, plan.config.training.seed + plan.seeds))
+    results, first = [], None
+    for site in sites:
+        (site / "outbox.csv").unlink(missing_ok=True)  # the report shows what left in this run
+    for seed in seeds:
+        steps.begin(f"federate {len(sites)} sites, seed {seed}, engine {plan.engine}")
+        output = out / "federation" / f"seed-{seed}"
+        shutil.rmtree(output, ignore_errors=True)
+        federate(compare.with_seed(plan.config, seed), sites, output, engine=plan.engine)
+        checkpoint = output / f"round-{plan.config.federation.rounds:04d}"
+        results.append(compare.score_checkpoint(checkpoint, sites))
+        first = first or checkpoint
+    steps.begin("untrained, each site alone, pooled: the same people, the same number of steps a site")
+    results += compare.baselines(plan.config, sites, seeds, jobs=min(plan.jobs, 8))
+    assert first is not None
+    (out / "results.json").write_text(json.dumps(results, indent=2))
+    return results, first
+
+
+def _export(
+    plan: Plan,
+    out: Path,
+    raw: list[Path],
+    sites: list[Path],
+    checkpoint: Path,
+    steps: Steps,
+) -> dict[str, Any]:
+    from smile.scans import find
+
+    steps.begin("export the first seed's federated model and read a scan with the bundle")
+    bundle = out / "bundle"
+    _command(["-m", "export", str(checkpoint), str(bundle), "--sample", str(sites[0])])
+    sequence = find(raw[-1]).sequences[-1]
+    frame = sequence.frames[len(sequence.frames) // 2]
+    answer = _command([str(bundle / "run.py"), str(frame.path), "--json"], cwd=out)
+    return {
+        "file": frame.path.name,
+        "truth": sequence.label,
+        "answer": json.loads(answer),
+        "parity": json.loads((bundle / "parity.json").read_text()),
+    }
+
+
+def _command(arguments: list[str], *, cwd: Path = ROOT) -> str:
+    """Run one of our commands in this environment; progress goes through, a failure becomes its own last line."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        stderr=None if "prepare" in arguments else subprocess.PIPE,
+    )
+    if done.returncode:
+        raise RuntimeError(
+            (done.stderr or "").strip().splitlines()[-1]
+            if done.stderr
+            else f"`{' '.join(arguments)}` ended with code {done.returncode}"
+        )
+    return done.stdout
+
+
+def _summary(
+    plan: Plan,
+    results: list[dict[str, Any]],
+    reading: dict[str, Any],
+    out: Path,
+    sites: list[Path],
+) -> dict[str, Any]:
+    from server.run_log import read
+
+    log = read(out / "federation" / f"seed-{plan.config.training.seed}" / "log.jsonl")
+    federated = next(r for r in results if r["who"] == "federated")
+    return {
+        "scenario": plan.name,
+        "simulated": not plan.raw,
+        "prompt_source": plan.config.objective.prompt_source,
+        **compare.summarise(results),
+        "chance": federated["chance"],
+        "classes": federated["classes"],
+        "test_subjects": federated["test_subjects"],
+        "test_sequences": federated["test_sequences"],
+        "parity_max_abs": reading["parity"]["max_abs"],
+        "reading": reading,
+        "bytes_per_round": round(sum(r["bytes_sent"] + r["bytes_received"] for r in log) / len(log)),
+        "rounds": len(log),
+        "clients": len(sites),
+        "seeds": plan.seeds,
+        "engine": plan.engine,
+        "settings": dataclasses.asdict(plan.config),
+        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), {platform.system()}",
+        "versions": {
+            "python": platform.python_version(),
+            **{
+                name: version(name)
+                for name in (
+                    "flwr",
+                    "ray",
+                    "torch",
+                    "open_clip_torch",
+                    "trimesh",
+                    "onnx",
+                    "onnxruntime",
+                    "numpy",
+                )
+            },
+        },
+    }

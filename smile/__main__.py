@@ -1,0 +1,74 @@
+"""The `smile` command of a site. Each subcommand lives in its own room and is imported only when called."""
+
+import argparse
+import importlib
+import re
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from . import __version__
+
+# name -> (module, one line); the module has NAME_arguments(parser) and run_NAME(arguments) -> exit code
+COMMANDS = {
+    "prepare": ("smile.site.commands", "raw scans -> a prepared site"),
+    "inspect": ("smile.site.commands", "check a prepared site, count it, draw a contact sheet"),
+}
+
+EXAMPLES = """examples:
+  smile prepare /data/BU-4DFE /data/site     turn raw scans into a prepared site; run it again to go on
+  smile inspect /data/site                   check it and look at it
+  smile prepare --help                       all options of a command"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the whole usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command: 0 fine, 2 an error of the user in one sentence on standard error, 130 after Ctrl-C."""
+    words = _glue_signed(list(sys.argv[1:] if argv is None else argv))
+    parser = Parser(prog="smile", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+                    description="Train on private 3D and 4D face scans that never leave the building.")
+    parser.add_argument("--version", action="version", version=f"smile {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    called = next((word for word in words if not word.startswith("-")), None)
+    for name, (module, line) in COMMANDS.items():
+        command = commands.add_parser(name, help=line, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name == called:
+            getattr(importlib.import_module(module), f"{name}_arguments")(command)
+    arguments = parser.parse_args(words)
+    name = arguments.command
+    try:
+        return getattr(importlib.import_module(COMMANDS[name][0]), f"run_{name}")(arguments)
+    except KeyboardInterrupt as stop:
+        return _fail(name, str(stop) or "stopped", 130)
+    except ValueError as error:
+        return _fail(name, str(error), 2)
+    except OSError as error:  # of the user's folders; a traceback would not help
+        return _fail(name, f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
+    except ModuleNotFoundError as error:
+        return _fail(name, f"the package {error.name} is missing: pip install 'smile-federated[client]'", 2)
+
+
+def _glue_signed(words: list[str]) -> list[str]:
+    """`--yaws -30,0,30` -> `--yaws=-30,0,30`: argparse takes a list beginning with a minus for an option."""
+    glued: list[str] = []
+    for word in words:
+        if glued and re.fullmatch(r"--[a-z-]+", glued[-1]) and re.fullmatch(r"-[\d.,+-]+", word):
+            glued[-1] += f"={word}"
+        else:
+            glued.append(word)
+    return glued
+
+
+def _fail(command: str, sentence: str, code: int) -> int:
+    print(f"smile {command}: {' '.join(sentence.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Augmentation of views on the fly: what another scanner, pose or person might have changed.
+
+B batch, V views, C channels, H W pixels; values in [0, 255], 0 = background.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from .config import CHANNELS, SmileConfig
+
+
+def augment(views: torch.Tensor, config: SmileConfig, generator: torch.Generator) -> torch.Tensor:
+    """(B, V, C, H, W) float32 -> the same shape: mirrored half of the time, shifted, scaled, texture re-lit."""
+    return relight(jitter(mirror(views, config, generator), generator), config, generator)
+
+
+def _slices(config: SmileConfig) -> dict[str, slice]:
+    slices, start = {}, 0
+    for modality in config.model.modalities:
+        slices[modality] = slice(start, start + CHANNELS[modality])
+        start += CHANNELS[modality]
+    return slices
+
+
+def mirror(views: torch.Tensor, config: SmileConfig, generator: torch.Generator) -> torch.Tensor:
+    """The mirrored face: pictures flipped, left and right views exchanged, x of the normals negated.
+
+    Needs yaw angles that are symmetric about 0; otherwise nothing is mirrored.
+    """
+    yaws = config.views.yaws
+    if any(-yaw not in yaws for yaw in yaws):
+        return views
+    flipped = views[:, [yaws.index(-yaw) for yaw in yaws]].flip(-1)
+    normals = _slices(config).get("normals")
+    if normals is not None:
+        x = flipped[:, :, normals.start]
+        # 1..255 encodes -1..1 (smile.views.encode), so negation is 256 - code; 0 stays background.
+        flipped[:, :, normals.start] = torch.where(x > 0, 256 - x, x)
+    chosen = torch.rand(len(views), generator=generator) < 0.5
+    return torch.where(chosen.to(views.device).view(-1, 1, 1, 1, 1), flipped, views)
+
+
+def jitter(
+    views: torch.Tensor, generator: torch.Generator, *, shift: float = 0.06, scale: float = 0.08
+) -> torch.Tensor:
+    """Each view shifted by up to `shift` of the picture and scaled by up to `scale`, each on its own."""
+    count = views.shape[0] * views.shape[1]
+    zoom = 1 + scale * (2 * torch.rand(count, generator=generator) - 1)
+    offset = (
+        shift * 2 * (2 * torch.rand(count, 2, generator=generator) - 1)
+    )  # grid_sample's picture is 2 wide
+    theta = torch.zeros(count, 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = zoom
+    theta[:, :, 2] = offset
+    flat = views.flatten(0, 1)
+    grid = F.affine_grid(theta.to(views.device), list(flat.shape), align_corners=False)
+    return F.grid_sample(flat, grid, mode="nearest", align_corners=False).view_as(views)
+
+
+def relight(views: torch.Tensor, config: SmileConfig, generator: torch.Generator) -> torch.Tensor:
+    """Texture brightness and colour cast by up to 20 %, the same for all views of a capture."""
+    texture = _slices(config).get("texture")
+    if texture is None:
+        return views
+    gain = 1 + 0.2 * (2 * torch.rand(len(views), 1, 3, 1, 1, generator=generator) - 1)
+    views = views.clone()
+    views[:, :, texture] = (views[:, :, texture] * gain.to(views.device)).clamp(0, 255)
+    return views

@@ -1,0 +1,236 @@
+"""Every setting of a study, as frozen dataclasses; one field here = one key in `[tool.flwr.app.config]`.
+
+What belongs to a site (its data folder, its device) is not here: a federation must never set it.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+CHANNELS = {"texture": 3, "depth": 1, "normals": 3}  # modality -> image channels, in storage order
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """How a scan becomes images. Sites of one study must agree on all of it."""
+
+    yaws: tuple[float, ...] = (-30.0, 0.0, 30.0)  # degrees; positive shows more of the subject's right side
+    size: int = 64  # pixels, square
+    modalities: tuple[str, ...] = ("texture", "depth", "normals")
+    radius: float = 95.0  # mm around the nose tip that are kept; also half the width of the picture
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.yaws) > 0 and all(-90 < y < 90 for y in self.yaws),
+            f"views.yaws = {self.yaws}: give one or more angles between -90 and 90 degrees",
+        )
+        _require(len(set(self.yaws)) == len(self.yaws), f"views.yaws = {self.yaws}: an angle is given twice")
+        _require(16 <= self.size <= 1024, f"views.size = {self.size}: give 16 to 1024 pixels")
+        _require(40 <= self.radius <= 300, f"views.radius = {self.radius}: give 40 to 300 mm")
+        _require(
+            len(self.modalities) > 0 and set(self.modalities) <= set(CHANNELS),
+            f"views.modalities = {self.modalities}: choose from {', '.join(CHANNELS)}",
+        )
+        _require(
+            list(self.modalities) == [m for m in CHANNELS if m in self.modalities],
+            f"views.modalities = {self.modalities}: keep the order {', '.join(CHANNELS)}, each once",
+        )
+
+    @property
+    def channels(self) -> int:
+        return sum(CHANNELS[m] for m in self.modalities)
+
+    def channel_slices(self) -> dict[str, slice]:
+        """Where each modality lies on the channel axis of a view."""
+        slices, start = {}, 0
+        for modality in self.modalities:
+            slices[modality] = slice(start, start + CHANNELS[modality])
+            start += CHANNELS[modality]
+        return slices
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The image side of the model; the text side follows from `tower` and `pretrained`."""
+
+    tower: str = "smile-small"  # an open_clip model name, or our small tower for CPUs
+    pretrained: str = ""  # open_clip tag or local file; empty: random weights
+    modalities: tuple[str, ...] = ("depth", "normals")  # what the tower sees of the views
+    dim: int = 128  # of the joint embedding; a pretrained tower keeps its own text width
+    fusion: str = "attention"  # attention | mean
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.modalities) > 0 and set(self.modalities) <= set(CHANNELS),
+            f"model.modalities = {self.modalities}: choose from {', '.join(CHANNELS)}",
+        )
+        _require(
+            self.fusion in ("attention", "mean"), f"model.fusion = {self.fusion!r}: choose attention or mean"
+        )
+        _require(8 <= self.dim <= 4096, f"model.dim = {self.dim}: give 8 to 4096")
+
+    @property
+    def channels(self) -> int:
+        return sum(CHANNELS[m] for m in self.modalities)
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """The three losses of docs/method.md and their weights; all sites must use the same."""
+
+    prompt_source: str = (
+        "label"  # label: prompts from the site's labels (supervised); none: vision losses alone
+    )
+    decorrelation: float = 0.0078125  # lambda_1, the design page's fallback 1/d
+    alignment: float = 1.0  # lambda_2
+    redundancy: float = 1.0  # lambda_3
+    off_diagonal: float = 0.0051  # lambda_bt of Barlow Twins
+    view_alignment: float = 1.0  # beta, weight of the single views in the alignment
+    redundancy_reading: str = "off-diagonal"  # off-diagonal | full
+
+    def __post_init__(self) -> None:
+        _require(
+            self.prompt_source in ("label", "none"),
+            f"objective.prompt-source = {self.prompt_source!r}: choose label or none",
+        )
+        _require(
+            self.redundancy_reading in ("off-diagonal", "full"),
+            f"objective.redundancy-reading = {self.redundancy_reading!r}: choose off-diagonal or full",
+        )
+        for name in ("decorrelation", "alignment", "redundancy", "off_diagonal", "view_alignment"):
+            _require(
+                getattr(self, name) >= 0, f"objective.{_key(name)} = {getattr(self, name)}: give 0 or more"
+            )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The local training of one round."""
+
+    batch_size: int = 32  # captures
+    local_steps: int = 20  # optimiser steps a round
+    learning_rate: float = 0.002  # peak; cosine over all rounds
+    weight_decay: float = 0.05
+    holdout: float = 0.25  # share of a site's subjects that nobody trains on
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 2, f"training.batch-size = {self.batch_size}: give 2 or more")
+        _require(self.local_steps >= 1, f"training.local-steps = {self.local_steps}: give 1 or more")
+        _require(self.learning_rate > 0, f"training.learning-rate = {self.learning_rate}: give more than 0")
+        _require(self.weight_decay >= 0, f"training.weight-decay = {self.weight_decay}: give 0 or more")
+        _require(0 <= self.holdout < 1, f"training.holdout = {self.holdout}: give 0 to below 1")
+        _require(0 <= self.seed < 2**31, f"training.seed = {self.seed}: give 0 to {2**31 - 1}")
+
+
+@dataclass(frozen=True)
+class FederationConfig:
+    """The rounds, as the coordinator sees them."""
+
+    rounds: int = 10
+    min_sites: int = 2  # a round waits for this many and fails without them
+    round_timeout: float = 3600.0  # seconds
+    output: str = ""  # folder of the coordinator for checkpoints and log.jsonl; empty: ./runs/<run id>
+
+    def __post_init__(self) -> None:
+        _require(self.rounds >= 1, f"federation.rounds = {self.rounds}: give 1 or more")
+        _require(self.min_sites >= 1, f"federation.min-sites = {self.min_sites}: give 1 or more")
+        _require(
+            self.round_timeout > 0, f"federation.round-timeout = {self.round_timeout}: give seconds above 0"
+        )
+
+
+@dataclass(frozen=True)
+class SmileConfig:
+    """All settings of a study."""
+
+    views: ViewConfig = field(default_factory=ViewConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            set(self.model.modalities) <= set(self.views.modalities),
+            f"model.modalities = {self.model.modalities} but views.modalities = {self.views.modalities}: "
+            "the model can only see what is rendered",
+        )
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def to_flat(config: SmileConfig) -> dict[str, int | float | str]:
+    """`SmileConfig` -> Flower run config: dotted keys, scalars only; a tuple becomes `a,b,c`."""
+    flat: dict[str, int | float | str] = {}
+    for section, values in dataclasses.asdict(config).items():
+        for name, value in values.items():
+            flat[f"{section}.{_key(name)}"] = (
+                ",".join(map(_word, value)) if isinstance(value, tuple) else value
+            )
+    return flat
+
+
+def _word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def from_flat(flat: dict[str, Any]) -> SmileConfig:
+    """Flower run config -> `SmileConfig`. Raises ValueError for a missing, unknown or malformed key."""
+    expected = to_flat(SmileConfig())
+    unknown, missing = sorted(set(flat) - set(expected)), sorted(set(expected) - set(flat))
+    _require(not unknown, f"unknown settings {unknown}: remove them or correct their names")
+    _require(
+        not missing, f"settings {missing} are missing from the run config: server and app differ in version"
+    )
+    sections: dict[str, Any] = {}
+    for spec in dataclasses.fields(SmileConfig):
+        kind: Any = spec.default_factory
+        sections[spec.name] = kind(
+            **{
+                f.name: _parse(f"{spec.name}.{_key(f.name)}", flat[f"{spec.name}.{_key(f.name)}"], f.type)
+                for f in dataclasses.fields(kind)
+            }
+        )
+    return SmileConfig(**sections)
+
+
+def _parse(key: str, value: Any, kind: Any) -> Any:
+    try:
+        if kind is int:
+            _require(float(value) == int(value) and not isinstance(value, bool), "")
+            return int(value)
+        if kind is float:
+            return float(value)
+        if kind == tuple[float, ...]:
+            return tuple(float(word) for word in str(value).split(","))
+        if kind == tuple[str, ...]:
+            return tuple(word.strip() for word in str(value).split(","))
+        return str(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{key} = {value!r}: expected {getattr(kind, '__name__', kind)}") from None
+
+
+def to_json(config: SmileConfig) -> str:
+    """`SmileConfig` -> the `config.json` beside a checkpoint."""
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def from_json(text: str) -> SmileConfig:
+    """`config.json` -> `SmileConfig`; the same checks as `from_flat`."""
+    nested = json.loads(text)
+    return from_flat(
+        {
+            f"{section}.{_key(name)}": ",".join(map(_word, value)) if isinstance(value, list) else value
+            for section, values in nested.items()
+            for name, value in values.items()
+        }
+    )

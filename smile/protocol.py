@@ -1,0 +1,73 @@
+"""The plain data in which `client` and `server` meet: array names, metric names, error codes, fingerprints."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .model import SmileModel
+
+# The only numbers beside the arrays that a site sends, each a plain figure over all its captures.
+METRICS = (
+    "num-examples",
+    "seconds",
+    "loss",
+    "decorrelation",
+    "alignment",
+    "redundancy",
+    "redundancy_skipped",
+)
+
+# Everything a server ever learns of a failure at a site. The details stay in the site's own log.
+ERRORS = {
+    101: "the site's prepared data cannot be opened",
+    102: "the site was prepared with other view settings than the study asks for",
+    103: "the site runs another version of the program or of the prompt bank",
+    104: "the site's data cannot be trained on (too few captures, or the loss is not finite)",
+    105: "the site failed for a reason that only its own log tells",
+}
+
+
+def get_arrays(model: "SmileModel") -> dict[str, np.ndarray]:
+    """What is shared and stored: every floating-point parameter and buffer of the image side, by name."""
+    return {
+        name: tensor.detach().cpu().float().numpy()
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point()
+    }
+
+
+def load_arrays(model: "SmileModel", arrays: dict[str, np.ndarray]) -> None:
+    """Put arrays into the model. Raises ValueError unless names and shapes are exactly the model's."""
+    import torch
+
+    expected = {name: tuple(t.shape) for name, t in model.state_dict().items() if t.is_floating_point()}
+    found = {name: tuple(array.shape) for name, array in arrays.items()}
+    if found != expected:
+        wrong = sorted(
+            name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
+        )
+        raise ValueError(
+            f"{len(wrong)} arrays do not fit the model, first {wrong[0]!r}: "
+            f"expected {expected.get(wrong[0])}, found {found.get(wrong[0])}"
+        )
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.from_numpy(np.array(arrays[name])))
+
+
+@cache
+def source_fingerprint() -> str:
+    """SHA-256 over this package's source: server and sites must run the same mathematics.
+
+    Read once a process: what counts is the code that was loaded, not what is edited meanwhile.
+    """
+    digest = hashlib.sha256()
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

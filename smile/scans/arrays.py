@@ -1,0 +1,128 @@
+"""Numbers out of text in bulk, polygons into triangles, and the checks every reader ends with.
+
+Real scans hold half a million numbers, so nothing here loops over them in Python.
+Arrays: v vertices, f triangles, n corners in the file's own list of corners.
+"""
+
+import warnings
+
+import numpy as np
+
+from .scan import Scan, Texture
+
+SMALLEST = 100  # vertices and faces; the coarsest real scan has thousands
+LARGEST_COORDINATE = 1e5  # mm; beyond 100 m nothing is a face
+AGAIN = "copy or export the scan again"
+NO_TEXTURE = "or prepare without texture (--modalities depth,normals)"
+
+
+def numbers(text: bytes, dtype: type, *, what: str) -> np.ndarray:
+    """White-space separated numbers as a flat array; `what` names them in the message.
+
+    Raises ValueError where something is not a number. `nan` and `inf` are numbers here; `checked` counts them.
+    """
+    values: np.ndarray | None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # numpy 1.26 only warns where numpy 2 raises
+        try:
+            values = np.fromstring(text, dtype, sep=" ")
+        except (ValueError, DeprecationWarning):
+            values = None
+    # The count is compared because numpy takes "1.5.3" for two numbers and blanks alone for one.
+    count = int(_token_starts(text).sum())
+    if count == 0:
+        return np.zeros(0, dtype)
+    if values is None or len(values) != count:
+        raise ValueError(f"{what}: {_first_bad(text, dtype)!r} is not a number (damaged file?): {AGAIN}")
+    return values
+
+
+def _token_starts(text: bytes) -> np.ndarray:
+    """(bytes,) bool: where a word begins."""
+    solid = np.frombuffer(text, np.uint8) > 32
+    starts = solid.copy()
+    starts[1:] &= ~solid[:-1]
+    return starts
+
+
+def _first_bad(text: bytes, dtype: type) -> str:
+    for word in text.split():
+        try:
+            (float if dtype is float else int)(word)
+        except ValueError:
+            return word[:40].decode("latin-1")
+    return "a word"
+
+
+def words_per_line(lines: list[bytes]) -> np.ndarray:
+    """(lines,) int: how many words each line holds."""
+    text = b"\n".join(lines) + b"\n"
+    running = np.cumsum(_token_starts(text))
+    ends = running[np.frombuffer(text, np.uint8) == ord("\n")]
+    return np.diff(ends, prepend=0)
+
+
+def rows(lines: list[bytes], *, what: str) -> np.ndarray:
+    """(lines, columns) float64; ValueError where a line does not hold as many numbers as the first."""
+    if not lines:
+        return np.zeros((0, 0))
+    counts = words_per_line(lines)
+    odd = np.flatnonzero(counts != counts[0])
+    if len(odd):
+        line = lines[odd[0]][:60].decode("latin-1")
+        raise ValueError(f"{what}: line {line!r} has {counts[odd[0]]} numbers and the first line {counts[0]} "
+                         f"(truncated or damaged?): {AGAIN}")
+    return numbers(b"\n".join(lines), float, what=what).reshape(len(lines), counts[0])
+
+
+def fan(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Polygons into triangles as a fan round their first corner.
+
+    `starts`, `lengths`: (polygons,) places in a flat list of corners. Returns ((f, 3) places in that list,
+    (f,) polygon of each triangle). Polygons of fewer than three corners have no area and vanish.
+    """
+    triangles = np.maximum(lengths - 2, 0)
+    polygon = np.repeat(np.arange(len(lengths)), triangles)
+    step = np.arange(len(polygon)) - np.repeat(np.cumsum(triangles) - triangles, triangles)
+    first = starts[polygon]
+    return np.stack([first, first + step + 1, first + step + 2], axis=1), polygon
+
+
+def in_range(index: np.ndarray, size: int, *, what: str, of: str) -> np.ndarray:
+    """`index` itself; ValueError where an entry points outside 0..size-1."""
+    if index.size and (index.min() < 0 or index.max() >= size):
+        worst = index.max() if index.max() >= size else index.min()
+        raise ValueError(f"{what} {worst} is outside the {size} {of} (damaged file?): {AGAIN}")
+    return index
+
+
+def all_finite(vertices: np.ndarray) -> np.ndarray:
+    """`vertices` itself; ValueError saying how many are NaN or infinite."""
+    bad = int((~np.isfinite(vertices).all(axis=1)).sum())
+    if bad:
+        raise ValueError(f"{bad} of {len(vertices)} vertices are not finite numbers (NaN or infinite): "
+                         "clean the mesh and export it again")
+    return vertices
+
+
+def checked(vertices: np.ndarray, faces: np.ndarray, *, colors: np.ndarray | None = None,
+            texture: Texture | None = None) -> Scan:
+    """A `Scan` of plausible arrays; ValueError for NaN, stray indices or next to no geometry."""
+    all_finite(vertices)
+    if len(vertices) < SMALLEST or len(faces) < SMALLEST:
+        raise ValueError(f"{len(vertices)} vertices and {len(faces)} faces are too few for a face "
+                         f"(at least {SMALLEST} of each): {AGAIN}")
+    furthest = np.abs(vertices).max()
+    if furthest > LARGEST_COORDINATE:
+        raise ValueError(f"a coordinate of {furthest:g} mm cannot belong to a face: export it in millimetres")
+    in_range(faces, len(vertices), what="face index", of="vertices")
+    if texture is not None and not np.isfinite(texture.corner_uv).all():
+        raise ValueError(f"some texture coordinates are not finite numbers: {AGAIN}, {NO_TEXTURE}")
+    return Scan(np.ascontiguousarray(vertices, np.float64), np.ascontiguousarray(faces, np.int64),
+                colors, texture)
+
+
+def to_uint8(colors: np.ndarray, *, unit: bool) -> np.ndarray:
+    """RGB in 0..1 (`unit`) or 0..255 -> uint8; what is not finite becomes 0."""
+    scaled = np.nan_to_num(np.asarray(colors, np.float64)) * (255.0 if unit else 1.0)
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)

@@ -1,0 +1,65 @@
+"""BU-3DFE (Yin et al., FG 2006): `F0001/F0001_AN01WH_F3D.wrl` with its `.bnd` and its texture image.
+
+Layout: <https://www.cs.binghamton.edu/~lijun/Research/3DFE/3DFE_Analysis.html> and the public loader Deep-MVLM.
+The two letters after the level state the subject's ethnic group: they are parsed over and go nowhere.
+"""
+
+import re
+from pathlib import Path
+
+from ..labels import expression
+from . import folders
+from .scan import Frame, Listing, Problem, Sequence
+
+SUBJECT = r"[FM]\d{4}"
+LAYOUT = "F0001/F0001_AN01WH_F3D.wrl"
+_MESH = re.compile(r"(?P<subject>[FM]\d{4})_(?P<expr>[A-Z]{2})(?P<level>\d{2})[A-Z]{2}_(?P<kind>F3D|RAW)\.wrl",
+                   re.IGNORECASE)
+
+
+def matches(folder: Path) -> bool:
+    """Whether some subject has a mesh named after it."""
+    return any(re.match(SUBJECT + r"_.*\.wrl$", file.name, re.IGNORECASE)
+               for subject in folders.subjects(folder, SUBJECT)[0] for file in folders.entries(subject))
+
+
+def listing(folder: Path) -> Listing:
+    """One sequence of one frame for each cropped mesh (F3D); the uncropped ones (RAW) fit no landmarks."""
+    people, others = folders.subjects(folder, SUBJECT)
+    problems = folders.almost_subjects(others, r"[FM]\d", "F or M and four digits")
+    found, raw = [], 0
+    for person in people:
+        files = folders.by_lower_name(folders.entries(person))
+        for name, file in files.items():
+            if not name.endswith(".wrl"):
+                continue
+            mesh = _MESH.fullmatch(file.name)
+            if mesh is not None and mesh["kind"].upper() == "RAW" and name.replace("_raw.", "_f3d.") in files:
+                raw += 1
+                continue
+            try:
+                found.append(_sequence(file, mesh, person.name.upper(), files))
+            except ValueError as error:
+                problems.append(Problem(file, str(error)))
+    sequences, doubles = folders.unique(found)
+    notes = [f"{folders.count(raw, 'uncropped RAW mesh', 'uncropped RAW meshes')} left out" if raw else "",
+             f"{folders.count(len(others), 'other folder')} left out" if others else ""]
+    why = "; ".join(filter(None, [f"BU-3DFE layout ({LAYOUT}): {folders.summary(sequences)}", *notes]))
+    return Listing("bu3dfe", why, tuple(sequences), tuple(problems + doubles))
+
+
+def _sequence(file: Path, mesh: re.Match[str] | None, subject: str, files: dict[str, Path]) -> Sequence:
+    if mesh is None:
+        raise ValueError(f"{file.name!r} is not named like {LAYOUT.split('/')[1]}: correct its name")
+    if mesh["kind"].upper() == "RAW":
+        raise ValueError(f"{file.name!r} is uncropped and its cropped _F3D mesh is missing: restore the _F3D file")
+    if mesh["subject"].upper() != subject:
+        raise ValueError(f"{file.name!r} lies in the folder of {subject}: move it to its own subject")
+    label = expression(mesh["expr"])
+    if (label == "neutral") != (mesh["level"] == "00") or int(mesh["level"]) > 4:
+        raise ValueError(f"level {mesh['level']} of {file.name!r} does not exist (neutral has 00, the others "
+                         "01 to 04): correct its name")
+    stem = file.stem.lower()
+    # Only the image of the F3D mesh itself: the _F2D picture serves where the mesh names it (`images.find`).
+    frame = Frame(file, 0, folders.image_of(files, stem), files.get(stem + ".bnd"))
+    return Sequence(subject, label, f"{subject}/{mesh['expr'].upper()}{mesh['level']}", (frame,))

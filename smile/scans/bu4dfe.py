@@ -1,0 +1,84 @@
+"""BU-4DFE (Yin et al., FG 2008): `F001/Angry/000.wrl` + `000.jpg`, landmarks in a tree beside it.
+
+Layout: <https://www.cs.binghamton.edu/~lijun/Research/3DFE/3DFE_Analysis.html> and public loaders.
+"""
+
+import re
+from pathlib import Path
+
+from ..labels import expression
+from . import folders
+from .scan import Frame, Listing, Problem, Sequence
+
+SUBJECT = r"[FM]\d{3}"
+LAYOUT = "F001/Angry/000.wrl"
+_ARCHIVE = re.compile(r"BU4DFE_BND", re.IGNORECASE)
+_FRAME = re.compile(r"(\d+)\.wrl", re.IGNORECASE)
+
+
+def matches(folder: Path) -> bool:
+    """Whether some subject has a folder with numbered meshes."""
+    return any(_FRAME.fullmatch(file.name) for subject in folders.subjects(folder, SUBJECT)[0]
+               for inner in folders.subfolders(subject) for file in folders.entries(inner))
+
+
+def listing(folder: Path) -> Listing:
+    """One sequence for each expression of each subject; frames in the order of their numbers."""
+    people, others = folders.subjects(folder, SUBJECT)
+    archives = [p for p in folders.subfolders(folder) if _ARCHIVE.match(p.name)]
+    archives += [p for p in others if _ARCHIVE.match(p.name) and p not in archives]
+    people = [p for p in people if p.parent not in archives]
+    others = [p for p in others if p not in archives]
+    problems = folders.almost_subjects(others, r"[FM]\d", "F or M and three digits")
+    found, empty = [], 0
+    for person in people:
+        for inner in folders.subfolders(person):
+            frames, trouble = _frames(inner, _landmarks(archives, person.name, inner.name))
+            problems += trouble
+            if not frames:
+                empty += 1
+                continue
+            try:
+                label = expression(inner.name)
+            except ValueError as error:
+                problems.append(Problem(inner, str(error)))
+                continue
+            found.append(Sequence(person.name.upper(), label, f"{person.name.upper()}/{inner.name.capitalize()}", frames))
+    sequences, doubles = folders.unique(found)
+    missing = 6 * len({s.subject for s in sequences}) - sum(s.label != "neutral" for s in sequences)
+    notes = [f"{missing} of the six expressions missing here and there" if missing > 0 else "",
+             f"{folders.count(empty, 'folder')} without frames" if empty else "",
+             f"{folders.count(len(others), 'other folder')} left out" if others else ""]
+    why = "; ".join(filter(None, [f"BU-4DFE layout ({LAYOUT}): {folders.summary(sequences)}", *notes]))
+    return Listing("bu4dfe", why, tuple(sequences), tuple(problems + doubles))
+
+
+def _frames(folder: Path, landmarks: dict[str, Path]) -> tuple[tuple[Frame, ...], list[Problem]]:
+    files = folders.by_lower_name(folders.entries(folder))
+    frames: dict[int, Frame] = {}
+    problems = []
+    for name, file in files.items():
+        if not name.endswith(".wrl"):
+            continue
+        numbered = _FRAME.fullmatch(name)
+        if numbered is None:
+            problems.append(Problem(file, f"mesh {file.name!r} has no frame number: rename it like 000.wrl"))
+        elif int(numbered.group(1)) in frames:
+            problems.append(Problem(file, f"frame {int(numbered.group(1))} is already there as "
+                                          f"{frames[int(numbered.group(1))].path.name}: keep one of the two"))
+        else:
+            stem = file.stem.lower()
+            frames[int(numbered.group(1))] = Frame(file, int(numbered.group(1)), folders.image_of(files, stem),
+                                                   files.get(stem + ".bnd", landmarks.get(stem + ".bnd")))
+    return tuple(frames[number] for number in sorted(frames)), problems
+
+
+def _landmarks(archives: list[Path], *parts: str) -> dict[str, Path]:
+    """The `.bnd` files of one sequence in the landmark archive `BU4DFE_BND_V1.1`, which repeats the tree."""
+    for folder in archives:
+        inner: Path | None = folder
+        for part in parts:
+            inner = folders.by_lower_name(folders.subfolders(inner)).get(part.lower()) if inner else None
+        if inner is not None:
+            return folders.by_lower_name(folders.entries(inner))
+    return {}

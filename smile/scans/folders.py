@@ -1,0 +1,71 @@
+"""What the data sets' listings share: folders of subjects, names in any case, one sequence a name."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from .images import EXTENSIONS
+from .scan import Problem, Sequence
+
+_SYSTEM = re.compile(r"[.]|__MACOSX$|\$RECYCLE|System Volume", re.IGNORECASE)
+
+
+def entries(folder: Path) -> list[Path]:
+    """The files and folders in `folder` by name, without hidden ones and those of operating systems."""
+    return sorted(p for p in folder.iterdir() if not _SYSTEM.match(p.name))
+
+
+def subfolders(folder: Path) -> list[Path]:
+    return [p for p in entries(folder) if p.is_dir()]
+
+
+def subjects(folder: Path, pattern: str) -> tuple[list[Path], list[Path]]:
+    """(folders of subjects, other folders) in `folder`, or one level deeper where it holds no subject."""
+    found, others = _split(subfolders(folder), pattern)
+    if not found:
+        found, others = _split([inner for outer in others for inner in subfolders(outer)], pattern)
+    return found, others
+
+
+def _split(folders: list[Path], pattern: str) -> tuple[list[Path], list[Path]]:
+    fits = [bool(re.fullmatch(pattern, p.name, re.IGNORECASE)) for p in folders]
+    return ([p for p, fit in zip(folders, fits, strict=True) if fit],
+            [p for p, fit in zip(folders, fits, strict=True) if not fit])
+
+
+def almost_subjects(others: list[Path], pattern: str, rule: str) -> list[Problem]:
+    """A Problem for each folder that is probably a subject with a mistyped name; others pass in silence."""
+    return [Problem(p, f"folder {p.name!r} looks like a subject, but a subject is {rule}: correct its name")
+            for p in others if re.match(pattern, p.name, re.IGNORECASE)]
+
+
+def by_lower_name(files: Iterable[Path]) -> dict[str, Path]:
+    return {p.name.lower(): p for p in files}
+
+
+def image_of(files: dict[str, Path], stem: str) -> Path | None:
+    """The image called `stem` in any case, from `by_lower_name`."""
+    return next((files[stem.lower() + e] for e in EXTENSIONS if stem.lower() + e in files), None)
+
+
+def unique(sequences: Iterable[Sequence]) -> tuple[list[Sequence], list[Problem]]:
+    """Sequences by name, and a Problem for each that comes a second time."""
+    first: dict[str, Sequence] = {}
+    problems = []
+    for sequence in sequences:
+        if sequence.name in first:
+            problems.append(Problem(sequence.frames[0].path, f"{sequence.name} is already there as "
+                                    f"{first[sequence.name].frames[0].path}: keep one of the two"))
+        else:
+            first[sequence.name] = sequence
+    return [first[name] for name in sorted(first)], problems
+
+
+def count(number: int, singular: str, plural: str | None = None) -> str:
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
+
+
+def summary(sequences: list[Sequence]) -> str:
+    """`3 subjects, 18 sequences, 54 frames`."""
+    people, frames = {s.subject for s in sequences}, sum(len(s.frames) for s in sequences)
+    return f"{count(len(people), 'subject')}, {count(len(sequences), 'sequence')}, {count(frames, 'frame')}"

@@ -1,0 +1,163 @@
+"""Wavefront OBJ meshes of scanners -> one `Scan`.
+
+trimesh reads OBJ too, but it either splits vertices at texture seams and drops unreferenced ones, or keeps the
+order and gives seam faces a wrong texture place (measured with 5.2). Landmarks need the order of the file and
+colours need the seams, so the `v`, `vt`, `f` and `usemtl` lines are read here, in bulk.
+Arrays: v vertices, f triangles, n face corners.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from . import images
+from .arrays import AGAIN, NO_TEXTURE, checked, fan, in_range, numbers, rows, to_uint8, words_per_line
+from .scan import Scan, Texture
+
+
+def read(path: Path, *, texture: Path | None = None, need_texture: bool = True) -> Scan:
+    """`Scan` in mm, vertices in the order of the `v` lines; several materials become one texture, side by side.
+
+    Raises ValueError (without the file's name) for a damaged file, and for missing colour if `need_texture`.
+    """
+    text = re.sub(rb"\\\r?\n", b" ", path.read_bytes()).replace(b"\t", b" ")  # a backslash continues the line
+    lines = [line.strip() for line in text.splitlines()]
+    heads = np.array([line[:2] for line in lines])
+    where = {head: np.flatnonzero(heads == head) for head in (b"v ", b"vt", b"f ", b"us", b"mt")}
+    where[b"us"] = np.array([i for i in where[b"us"] if lines[i].startswith(b"usemtl")], np.int64)
+    vertices, colors = _vertices([lines[i][2:] for i in where[b"v "]])
+    if not len(where[b"f "]):
+        raise ValueError(f"it holds {len(vertices)} points but no faces: export the scan as a mesh")
+    corners, line_of, index = _faces([lines[i][2:] for i in where[b"f "]])
+    uv_rows = [lines[i][2:] for i in where[b"vt"]]
+    # For each corner how many vertices, texture coordinates and materials came before its line.
+    v, vt, us = (np.searchsorted(where[head], where[b"f "])[line_of] for head in (b"v ", b"vt", b"us"))
+    faces = in_range(_absolute(index[:, 0], v)[corners], len(vertices), what="face index", of="vertices")
+    scan = checked(vertices, faces, colors=colors)
+    libraries = _names([lines[i] for i in where[b"mt"]])
+    if not need_texture or (colors is not None and not (uv_rows and (libraries or images.of_stem(path)))):
+        return scan
+    if not uv_rows:
+        raise ValueError("it holds neither texture coordinates nor vertex colours: export it with its texture, "
+                         + NO_TEXTURE)
+    uv = rows(uv_rows, what="vt")
+    if uv.shape[1] < 2:
+        raise ValueError(f"its vt lines hold one number where 2 are needed: {AGAIN}, {NO_TEXTURE}")
+    materials = np.array(["", *_names([lines[i] for i in where[b"us"]])])[us[corners[:, 0]]]  # (f,)
+    merged = _texture(path, uv[:, :2], _absolute(index[:, 1], vt)[corners], materials, libraries, given=texture)
+    return checked(vertices, faces, colors=colors, texture=merged)
+
+
+def _vertices(lines: list[bytes]) -> tuple[np.ndarray, np.ndarray | None]:
+    """`x y z`, `x y z w` or `x y z r g b` -> (v, 3) and (v, 3) uint8 or None."""
+    values = rows(lines, what="v")
+    if not len(values):
+        raise ValueError(f"it holds no vertices (damaged, or not an OBJ file?): {AGAIN}")
+    if values.shape[1] < 3:
+        raise ValueError(f"its v lines hold {values.shape[1]} numbers where 3 are needed: {AGAIN}")
+    colors = None
+    if values.shape[1] >= 6:
+        finite = np.nan_to_num(values[:, 3:6])
+        colors = to_uint8(finite, unit=bool(finite.max() <= 1.0))
+    return values[:, :3], colors
+
+
+def _faces(lines: list[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`f` lines -> ((f, 3) corner numbers, (n,) line of each corner, (n, 2) v and vt as written, 0 for none)."""
+    lengths = words_per_line(lines)
+    if (lengths < 3).any():
+        short = lines[int(np.argmin(lengths))][:60].decode("latin-1")
+        raise ValueError(f"face {short!r} has fewer than three corners (a truncated file?): {AGAIN}")
+    text = b" ".join(lines).replace(b"//", b"/0/")
+    codes = np.frombuffer(text, np.uint8)
+    solid = codes > 32
+    word = np.cumsum(solid & np.concatenate([[True], ~solid[:-1]])) - 1  # which corner a byte belongs to
+    slashes = np.bincount(word[codes == ord("/")], minlength=int(lengths.sum()))  # 0, 1 or 2 a corner
+    flat = numbers(text.replace(b"/", b" "), np.int64, what="f")
+    if slashes.max() > 2 or len(flat) != len(slashes) + slashes.sum():
+        raise ValueError(f"a face corner is not of the form v, v/vt, v//vn or v/vt/vn (truncated?): {AGAIN}")
+    first = np.cumsum(slashes + 1) - (slashes + 1)
+    index = np.zeros((len(slashes), 2), np.int64)
+    index[:, 0] = flat[first]
+    has = slashes > 0
+    index[has, 1] = flat[first[has] + 1]
+    starts = np.cumsum(lengths) - lengths
+    corners, _ = fan(starts, lengths)
+    return corners, np.repeat(np.arange(len(lengths)), lengths), index
+
+
+def _absolute(index: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """1-based or, where negative, counted back from the lines before -> 0-based; negative where there is none."""
+    return np.where(index < 0, np.maximum(before + index, -2), index - 1)
+
+
+def _names(lines: list[bytes]) -> list[str]:
+    """`usemtl name`, `mtllib name` -> the names, which may hold blanks."""
+    return [line.decode("utf-8", "replace").partition(" ")[2].strip() for line in lines]
+
+
+def _texture(path: Path, uv: np.ndarray, uv_index: np.ndarray, names: np.ndarray, libraries: list[str], *,
+             given: Path | None) -> Texture:
+    """One texture out of the materials in use.
+
+    `uv`: (vt, 2); `uv_index`: (f, 3) into it, negative for none; `names`: (f,) material of each face, "" for none.
+    """
+    materials: dict[str, tuple[str | None, tuple[float, ...]]] = {}
+    for library in libraries:
+        file = images.beside(path, library)
+        if file is not None:
+            materials |= _materials(file.read_bytes())
+    used, which = np.unique(names, return_inverse=True)
+    with_image = [bool(materials.get(name, (None, ()))[0]) for name in used]
+    if not any(with_image):
+        lost = [n for n in libraries if images.beside(path, n) is None]
+        if lost and given is None and not images.of_stem(path):
+            raise ValueError(f"material file {lost[0]!r}, which names the texture, is missing beside the mesh: "
+                             f"restore it, {NO_TEXTURE}")
+        loaded = [images.load(images.find(path, named=None, given=given))]
+        which = np.zeros(len(names), np.int64)
+        textured = np.ones(len(names), bool)
+    else:
+        loaded = [_image(path, materials.get(name, (None, ()))) for name in used]
+        textured = np.array(with_image)[which]
+    bare = int((uv_index[textured] < 0).any(axis=1).sum())
+    if bare:
+        raise ValueError(f"{bare} of {len(names)} faces have no texture coordinates: export it with its texture, "
+                         + NO_TEXTURE)
+    in_range(uv_index[textured], len(uv), what="texture index", of="vt lines")
+    corner_uv = np.full((len(names), 3, 2), 0.5, np.float32)  # the middle of a plain patch of colour
+    corner_uv[textured] = uv[uv_index[textured]]
+    return images.side_by_side(loaded, corner_uv, which)
+
+
+def _image(path: Path, material: tuple[str | None, tuple[float, ...]]) -> np.ndarray:
+    """The image of a material, or a patch of its plain colour."""
+    name, color = material
+    if name is None:
+        return np.broadcast_to(to_uint8(np.array(color or (0.5, 0.5, 0.5)), unit=True), (4, 4, 3)).copy()
+    file = images.beside(path, name) or images.beside(path, name.split()[-1])
+    if file is None:
+        raise images.missing(name.split()[-1])
+    return images.load(file)
+
+
+def _materials(text: bytes) -> dict[str, tuple[str | None, tuple[float, ...]]]:
+    """A `.mtl` file -> material name: (image as written after map_Kd or None, diffuse colour)."""
+    out: dict[str, tuple[str | None, tuple[float, ...]]] = {}
+    name = None
+    for line in text.decode("utf-8", "replace").splitlines():
+        key, _, rest = line.strip().partition(" ")
+        rest = rest.strip()
+        if key == "newmtl":
+            name = rest
+            out[name] = (None, ())
+        elif key == "map_Kd" and name is not None and rest:
+            out[name] = (rest, out[name][1])
+        elif key == "Kd" and name is not None:
+            try:
+                color = tuple(float(word) for word in rest.split()[:3])
+            except ValueError:
+                color = ()
+            out[name] = (out[name][0], color if len(color) == 3 else ())
+    return out

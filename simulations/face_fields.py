@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .face_mesh import Template, template
+from .face_mesh import MOUTH_COUNT, Template, template
 from .face_surface import EYE, MOUTH_HALF, bump, lower_lid, mouth_line, smoothstep, upper_lid
 
 
@@ -59,7 +59,7 @@ PUSHES: dict[str, tuple[Push, ...]] = {
             Push(11, 53, 9, 8, -2.0, -4.5, 1.2, "brow")),
     "AU10": (Push(12, -26, 10, 6, 0, 6.0, 1.5, "upper"), Push(21, -5, 8, 9, 0.5, 4.0, 2.5),
              Push(13, -3, 5, 5, 1.0, 2.0, 0)),
-    "AU12": (Push(26, -32, 8.5, 8, 7.5, 9.0, -5.0), Push(38, 1, 12, 11, 1.5, 6.0, 6.0, "cheek"),
+    "AU12": (Push(26, -32, 9, 8, 8.0, 8.0, -5.0), Push(0, -28, 13, 6, 0, 1.8, -1.0, "upper"), Push(38, 1, 12, 11, 1.5, 6.0, 6.0, "cheek"),
              Push(33, -16, 9, 9, 2.5, 3.0, 2.0), Push(13, -38, 9, 6, 2.0, 2.0, -1.5, "lower"),
              Push(12, -27, 8, 5, 2.0, 1.0, -2.0, "upper"), Push(14, -4, 5, 5, 1.5, 0.5, 0)),
     "AU14": (Push(27, -32, 7, 7, 4.0, 1.0, -3.5), Push(35, -30, 5, 8, 0.5, 0, 1.8)),
@@ -112,30 +112,28 @@ LIDS = {"AU5": (3.4, -0.8), "AU6": (-1.0, 2.0), "AU7": (-1.8, 2.4), "AU9": (-1.2
 # Identities: one unit is one standard deviation.
 SHAPES: dict[str, tuple[Push, ...]] = {
     "chin_forward": (Push(0, -62, 20, 13, 0, 0, 3.6),),
-    "chin_width": (Push(15, -64, 9, 10, 3.0, 0, 0.8),),
     "cheekbones": (Push(48, 17, 13, 11, 2.2, 0, 2.6),),
-    "cheek_fullness": (Push(42, -20, 16, 18, 2.2, 0, 3.4), Push(22, -48, 14, 14, 0, 0, 1.0)),
+    "cheek_fullness": (Push(44, -24, 17, 20, 1.6, 0, 3.0), Push(22, -48, 14, 14, 0, 0, 1.0)),
     "temples": (Push(63, 58, 12, 20, 2.6, 0, 0),),
     "brow_ridge": (Push(26, 55, 17, 6, 0, 0, 1.9), Push(0, 53, 9, 6, 0, 0, 1.0)),
     "brow_height": (Push(27, 57, 22, 8, 0, 2.0, 0, "brow"),),
     "brow_slant": (Push(46, 56, 11, 8, 0, 1.9, 0, "brow"), Push(12, 54, 8, 8, 0, -1.2, 0, "brow")),
     "lid_hood": (Push(36, 47, 10, 4, 0, -2.0, 1.0, "brow"),),
-    "nose_width": (Push(13, -4, 7, 8, 1.7, 0, 0),),
     "nose_bridge": (Push(0, 26, 7, 14, 0, 0, 2.0),),
     "nose_hump": (Push(0, 22, 5, 6.5, 0, 0, 1.2),),
     "nose_tip": (Push(0, -1, 10, 9, 0, 0, 2.0),),
     "nose_upturn": (Push(0, -3, 9, 7, 0, 1.7, 0),),
-    "nose_tip_width": (Push(7, 0, 5, 7, 1.2, 0, 0),),
-    "bridge_width": (Push(8, 28, 5, 14, 1.1, 0, 0.5),),
     "upper_lip": (Push(0, -25, 17, 3.5, 0, 1.0, 0.8, "upper"),),
     "lower_lip": (Push(0, -41, 16, 4.5, 0, -1.3, 1.0, "lower"),),
-    "mouth_width": (Push(26, -33, 11, 12, 2.2, 0, -0.6),),
     "mouth_height": (Push(0, -33, 30, 12, 0, 1.5, 0),),
     "mouth_corners": (Push(26, -33, 8, 8, 0, 1.0, 0),),
     "muzzle": (Push(0, -31, 22, 14, 0, 0, 1.8),),
     "eye_bags": (Push(32, 25, 10, 3.5, 0, 0, 0.9, "cheek"),),
 }
-WHOLE_SHAPES = ("head_width", "face_length", "jaw_width", "chin_length", "forehead_slope", "forehead_height",
+# A region round (x, y) with spreads (sx, sy) whose x is stretched by the last number.
+STRETCHES = {"nose_width": (0, -4, 22, 9, 0.11), "nose_tip_width": (0, 0, 9, 8, 0.12), "mouth_width": (0, -33, 38, 11, 0.09),
+             "chin_width": (0, -66, 30, 11, 0.12), "bridge_width": (0, 30, 13, 14, 0.11)}
+WHOLE_SHAPES = (*STRETCHES, "head_width", "face_length", "jaw_width", "chin_length", "forehead_slope", "forehead_height",
                 "flatness", "nose_length", "eye_size", "eye_distance", "eye_slant", "eye_depth")
 SHAPE_NAMES = (*SHAPES, *WHOLE_SHAPES)
 ACTION_NAMES = tuple(PUSHES)
@@ -207,12 +205,15 @@ def _whole_field(t: Template, name: str) -> np.ndarray:
     v, field = t.vertices, np.zeros_like(t.vertices)
     x, y, side = np.abs(v[:, 0]), v[:, 1], np.sign(v[:, 0])
     eye, lever = eye_mask(t), np.stack([np.abs(v[:, 0]) - EYE[0], v[:, 1] - EYE[1]], 1)
-    if name == "head_width":
+    if name in STRETCHES:
+        cx, cy, sx, sy, stretch = STRETCHES[name]
+        field[:, 0] = stretch * v[:, 0] * bump(x, y, cx, cy, sx, sy)
+    elif name == "head_width":
         field[:, 0] = 0.035 * v[:, 0]
     elif name == "face_length":
         field[:, 1] = 0.035 * v[:, 1]
     elif name == "jaw_width":
-        field[:, 0] = 4.0 * side * smoothstep(x, 8, 50) * smoothstep(y, 5, -45)
+        field[:, 0] = 3.0 * side * smoothstep(x, 8, 50) * smoothstep(y, 5, -45)
     elif name == "chin_length":
         field[:, 1] = -3.2 * smoothstep(y, -42, -64)
     elif name == "forehead_slope":
@@ -233,7 +234,6 @@ def _whole_field(t: Template, name: str) -> np.ndarray:
         field[:, 0] = -0.055 * eye * lever[:, 1] * side
     elif name == "eye_depth":
         field[:, 2] = -1.4 * eye
-    field[np.isin(t.part, (3, 4, 5))] *= 0.0 if name not in ("face_length", "flatness", "head_width") else 1.0
     return field
 
 
@@ -243,7 +243,10 @@ def shape_basis() -> np.ndarray:
     t = template()
     masks = _masks(t)
     fields = [_push_field(t, SHAPES[name], masks) for name in SHAPES]
-    return _settle(t, np.stack(fields + [_whole_field(t, name) for name in WHOLE_SHAPES]))
+    basis = np.stack(fields + [_whole_field(t, name) for name in WHOLE_SHAPES])
+    inside = np.isin(t.part, (3, 4, 5))  # teeth and the mouth's inside stay behind the lips
+    basis[:, inside] = basis[:, :MOUTH_COUNT].mean(1, keepdims=True) * [0, 1, 1]
+    return _settle(t, basis)
 
 
 @lru_cache(maxsize=1)

@@ -211,17 +211,17 @@ def _eyeball(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
 
 def _teeth(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """A curved strip: gum and teeth of one jaw; its biting edge meets the other one's at the mouth line."""
-    x = np.linspace(-22, 22, 41)
+    x = np.linspace(-25, 25, 41)
     rise = np.linspace(0, 1, 7)
     top, bottom = (MOUTH_Y + 11, MOUTH_Y - 1.0) if side > 0 else (MOUTH_Y - 0.8, MOUTH_Y - 12)
     xx, rr = np.meshgrid(x, rise)
     y = top + (bottom - top) * rr
     inward = 1.2 if side > 0 else 2.4
-    v = np.stack([xx, y, -18.2 - inward - xx**2 / 30], axis=-1).reshape(-1, 3)
+    v = np.stack([xx, y, -20.5 - inward - xx**2 / 25], axis=-1).reshape(-1, 3)
     return v, _grid_faces(7, 41), np.stack([xx.ravel(), y.ravel()], 1), 3 if side > 0 else 4
 
 
 def _cavity() -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    x, y = np.meshgrid(np.linspace(-30, 30, 13), np.linspace(-12, -56, 13))
-    z = -46 + 0 * x
-    return np.stack([x, y, z], -1).reshape(-1, 3), _grid_faces(13, 13), np.stack([x.ravel(), y.ravel()], 1), 5
+    x, y = np.meshgrid(np.linspace(-44, 44, 17), np.linspace(-12, -56, 13))
+    z = -44 - x**2 / 60
+    return np.stack([x, y, z], -1).reshape(-1, 3), _grid_faces(13, 17), np.stack([x.ravel(), y.ravel()], 1), 5

@@ -49,6 +49,7 @@ class Paint:
     brow_arch: float = 0.0
     hair: float = 0.3  # 0 blond .. 1 black
     hair_red: float = 0.2
+    hair_grey: float = 0.0
     hairline: float = 92.0  # mm above the nose tip
     iris: float = 0.3  # 0 blue, 0.5 green-grey, 1 dark brown
     eye_bags: float = 0.3
@@ -186,7 +187,8 @@ def _brows(paint: Paint, rng: np.random.Generator) -> np.ndarray:
 
 def _hair_colour(paint: Paint) -> np.ndarray:
     table = ([0.0, 0.35, 0.7, 1.0], np.array([[0.62, 0.48, 0.31], [0.38, 0.26, 0.17], [0.20, 0.135, 0.10], [0.07, 0.06, 0.06]]))
-    return np.clip(_ramp(table, paint.hair) + paint.hair_red * np.array([0.10, 0.0, -0.02]), 0, 1)
+    colour = np.clip(_ramp(table, paint.hair) + paint.hair_red * np.array([0.10, 0.0, -0.02]), 0, 1)
+    return colour + 0.8 * paint.hair_grey * (np.array([0.58, 0.57, 0.56]) - colour)
 
 
 def _paint_skin(paint: Paint, rng: np.random.Generator) -> np.ndarray:
@@ -212,8 +214,8 @@ def _paint_skin(paint: Paint, rng: np.random.Generator) -> np.ndarray:
     shade = m["shade"] * (0.75 + 0.25 * paint.tone) + paint.age * _age_map()
     image *= (1 - shade[..., None] * np.array([0.72, 0.95, 1.0], dtype=np.float32))
     image *= 1 + m["light"][..., None] * (0.7 + 0.6 * paint.tone)
-    lip = np.clip(skin * np.array([0.90, 0.62, 0.62]) + paint.lip_redness * np.array([0.06, -0.04, -0.02]), 0, 1)
-    lines = 1 + 0.05 * c["streaks"]
+    lip = np.clip(skin * np.array([0.86, 0.66, 0.67]) + paint.lip_redness * np.array([0.05, -0.06, -0.04]), 0, 1)
+    lines = 1 + 0.03 * c["streaks"]
     edge = smoothstep(np.abs(c["y"] - mouth_line(c["x"])), 6.5, 1.0)
     image = _mix(image, lip, (0.55 + 0.35 * paint.lip_redness) * m["lips"])
     image *= 1 + m["lips"][..., None] * (lines - 1 - 0.18 * edge)[..., None]
@@ -275,7 +277,7 @@ def _paint_mouth(paint: Paint) -> np.ndarray:
         image[row:row + 44] = tooth + smoothstep(from_edge - gum_at, -0.3, 0.5)[..., None] * (gum - tooth)
     y = (np.arange(40) + 0.5)[:, None] / 40
     inside = np.array([0.20, 0.06, 0.06]) * np.ones((40, 172, 1))
-    tongue = smoothstep((x[None] / 17) ** 2 + ((y - 0.85) / 0.45) ** 2, 1.2, 0.6)
+    tongue = smoothstep((x[None] / 12) ** 2 + ((y - 0.85) / 0.45) ** 2, 1.2, 0.6)
     image[88:] = _mix(inside, np.array([0.55, 0.26, 0.26]), 0.85 * tongue)
     return image
 
@@ -334,5 +336,5 @@ def texture_coordinates(gaze: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
                           SIZE + (MOUTH_Y + 11 - t.flat[upper, 1]) * TOOTH_SCALE + 0.5], 1)
     px[lower] = np.stack([358 + t.flat[lower, 0] * TOOTH_SCALE,
                           SIZE + 44 + (MOUTH_Y - 0.8 - t.flat[lower, 1]) * TOOTH_SCALE + 0.5], 1)
-    px[inside] = np.stack([358 + t.flat[inside, 0] * 2.7, SIZE + 88.5 + (-12 - t.flat[inside, 1]) / 44 * 39], 1)
+    px[inside] = np.stack([358 + t.flat[inside, 0] * 1.9, SIZE + 88.5 + (-12 - t.flat[inside, 1]) / 44 * 39], 1)
     return np.stack([px[:, 0] / SIZE, 1 - px[:, 1] / (SIZE + STRIP)], 1)

@@ -105,13 +105,13 @@ def _spread(rng: np.random.Generator, count: int, deviation: float) -> np.ndarra
 
 
 def _sample_paint(rng: np.random.Generator, build: float) -> Paint:
-    tone = float(rng.beta(1.1, 1.3))
+    tone = float(rng.beta(1.0, 1.6))
     age = float(rng.beta(1.4, 1.8))
     return Paint(
         tone=tone,
         ruddiness=float(rng.uniform(0, 1)),
         freckles=float(rng.uniform(0.3, 1) if rng.uniform() < 0.3 * (1 - tone) else 0.0),
-        stubble=float(np.clip(rng.normal(0.45, 0.35), 0, 1) * smooth(build)),
+        stubble=float(np.clip(rng.normal(0.45, 0.35), 0, 1) * _male(build)),
         age=age,
         lip_redness=float(np.clip(rng.normal(0.42 - 0.22 * build, 0.2), 0, 1)),
         brow_weight=float(np.clip(rng.normal(1.0 + 0.22 * build, 0.2), 0.55, 1.6)),
@@ -126,7 +126,7 @@ def _sample_paint(rng: np.random.Generator, build: float) -> Paint:
     )
 
 
-def smooth(build: float) -> float:
+def _male(build: float) -> float:
     """0 for a female, 1 for a male build."""
     return float(np.clip((build + 0.3) / 0.6, 0, 1))
 

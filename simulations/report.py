@@ -100,8 +100,10 @@ def _table(summary: dict[str, Any]) -> str:
         + "</tr>"
         for g in compare.GROUPS
     )
-    chance = f"<tr><td>chance</td>{f'<td>{100 * summary['chance']:.1f} %</td>' * len(compare.METHODS)}</tr>"
-    return f"<table><tr><th></th>{head}</tr>{rows}{chance}</table>"
+    cell = f"<td>{100 * summary['chance']:.1f} %</td>"
+    return (
+        f"<table><tr><th></th>{head}</tr>{rows}<tr><td>chance</td>{cell * len(compare.METHODS)}</tr></table>"
+    )
 
 
 def _bars(summary: dict[str, Any]) -> bytes:

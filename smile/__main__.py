@@ -31,8 +31,12 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command: 0 fine, 2 an error of the user in one sentence on standard error, 130 after Ctrl-C."""
     words = _glue_signed(list(sys.argv[1:] if argv is None else argv))
-    parser = Parser(prog="smile", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
-                    description="Train on private 3D and 4D face scans that never leave the building.")
+    parser = Parser(
+        prog="smile",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Train on private 3D and 4D face scans that never leave the building.",
+    )
     parser.add_argument("--version", action="version", version=f"smile {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     called = next((word for word in words if not word.startswith("-")), None)

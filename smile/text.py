@@ -12,7 +12,27 @@ from .config import ModelConfig
 from .prompts import PROMPTS
 
 _STOP_WORDS = frozenset(
-    ["a", "an", "and", "at", "by", "can", "face", "in", "is", "of", "on", "person", "showing", "that", "the", "to", "with", "looking", "expression"]
+    [
+        "a",
+        "an",
+        "and",
+        "at",
+        "by",
+        "can",
+        "face",
+        "in",
+        "is",
+        "of",
+        "on",
+        "person",
+        "showing",
+        "that",
+        "the",
+        "to",
+        "with",
+        "looking",
+        "expression",
+    ]
 )
 
 

@@ -71,7 +71,7 @@ def train(
         )
         if not torch.isfinite(loss):
             raise ValueError(
-                f"loss is {float(loss)} at step {step}: lower training.learning-rate = {settings.learning_rate}"
+                f"loss is {loss.item()} at step {step}: lower training.learning-rate = {settings.learning_rate}"
             )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

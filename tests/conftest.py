@@ -29,7 +29,9 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory, hospitals: list[Path], small_config: SmileConfig) -> list[Path]:
+def prepared(
+    tmp_path_factory: pytest.TempPathFactory, hospitals: list[Path], small_config: SmileConfig
+) -> list[Path]:
     """The two hospitals as prepared sites. Read-only: use `sites` where something is written."""
     from smile.site.prepare import prepare
 

@@ -34,11 +34,20 @@ def context(config: SmileConfig, output: Path, *, min_sites: int = 2) -> Context
     return Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=dict(settings))
 
 
-def test_a_federation_trains_logs_and_leaves_checkpoints(sites: list[Path], tmp_path: Path, small_config: SmileConfig) -> None:
+def test_a_federation_trains_logs_and_leaves_checkpoints(
+    sites: list[Path], tmp_path: Path, small_config: SmileConfig
+) -> None:
     federate(small_config, sites, tmp_path / "out", engine="in-process")
-    assert [path.name for path in sorted((tmp_path / "out").glob("round-*"))] == ["round-0000", "round-0001", "round-0002"]
+    assert [path.name for path in sorted((tmp_path / "out").glob("round-*"))] == [
+        "round-0000",
+        "round-0001",
+        "round-0002",
+    ]
     log = read(tmp_path / "out" / "log.jsonl")
-    assert [(entry["round"], entry["averaged"], len(entry["sites"])) for entry in log] == [(1, True, 2), (2, True, 2)]
+    assert [(entry["round"], entry["averaged"], len(entry["sites"])) for entry in log] == [
+        (1, True, 2),
+        (2, True, 2),
+    ]
     assert all(np.isfinite(list(entry["losses"].values())).all() for entry in log)
     before, after = get_arrays(load(tmp_path / "out" / "round-0000")[0]), arrays_of(tmp_path / "out")
     assert all(np.isfinite(array).all() for array in after.values())
@@ -50,12 +59,16 @@ def test_a_federation_trains_logs_and_leaves_checkpoints(sites: list[Path], tmp_
 def test_one_round_is_the_weighted_mean_of_local_trainings(
     sites: list[Path], tmp_path: Path, small_config: SmileConfig
 ) -> None:
-    config = dataclasses.replace(small_config, federation=dataclasses.replace(small_config.federation, rounds=1))
+    config = dataclasses.replace(
+        small_config, federation=dataclasses.replace(small_config.federation, rounds=1)
+    )
     federate(config, sites, tmp_path / "out", engine="in-process")
     total, expected = 0, {}
     for folder in sites:
         site, model = Site(folder), build_model(config)
-        rows = np.flatnonzero(~held_out(site.subjects, share=config.training.holdout, seed=config.training.seed))
+        rows = np.flatnonzero(
+            ~held_out(site.subjects, share=config.training.holdout, seed=config.training.seed)
+        )
         train(model, site, config, rows=rows)
         for name, array in get_arrays(model).items():
             expected[name] = expected.get(name, 0) + len(rows) * array.astype(np.float64)
@@ -64,7 +77,9 @@ def test_one_round_is_the_weighted_mean_of_local_trainings(
         np.testing.assert_array_equal(array, np.float32(expected[name] / total))
 
 
-def test_the_same_run_twice_is_equal_to_the_bit(sites: list[Path], tmp_path: Path, small_config: SmileConfig) -> None:
+def test_the_same_run_twice_is_equal_to_the_bit(
+    sites: list[Path], tmp_path: Path, small_config: SmileConfig
+) -> None:
     for name in ("a", "b"):
         federate(small_config, sites, tmp_path / name, engine="in-process")
     first, second = arrays_of(tmp_path / "a"), arrays_of(tmp_path / "b")
@@ -80,7 +95,9 @@ def test_the_site_writes_down_what_left_and_the_server_counts_the_same(
         rows = list(csv.DictReader((folder / "outbox.csv").open(newline="")))
         assert [row["round"] for row in rows] == ["1", "2"]
         assert {row["what_was_sent"] for row in rows} == {"model weights and figures"}
-        assert [int(row["bytes"]) for row in rows] == [entry["sites"][place]["bytes_received"] for entry in log]
+        assert [int(row["bytes"]) for row in rows] == [
+            entry["sites"][place]["bytes_received"] for entry in log
+        ]
 
 
 class Tampering(InProcessGrid):
@@ -117,7 +134,8 @@ def as_dead_node(reply: Message) -> Message:
 
 
 @pytest.mark.parametrize(
-    ("tamper", "word"), [(with_nan, "NaN"), (with_secret_metric, "figures"), (without_arrays, "cannot be read")]
+    ("tamper", "word"),
+    [(with_nan, "NaN"), (with_secret_metric, "figures"), (without_arrays, "cannot be read")],
 )
 def test_a_bad_reply_costs_that_site_and_not_the_round(
     sites: list[Path], tmp_path: Path, small_config: SmileConfig, tamper: object, word: str
@@ -140,7 +158,9 @@ def test_too_few_good_replies_leave_the_model_and_end_in_an_error(
     assert all(np.array_equal(start[name], end[name]) for name in start)
 
 
-def test_a_folder_that_holds_a_run_is_not_overwritten(sites: list[Path], tmp_path: Path, small_config: SmileConfig) -> None:
+def test_a_folder_that_holds_a_run_is_not_overwritten(
+    sites: list[Path], tmp_path: Path, small_config: SmileConfig
+) -> None:
     federate(small_config, sites, tmp_path / "out", engine="in-process")
     with pytest.raises(ValueError, match="already holds a run"):
         federate(small_config, sites, tmp_path / "out", engine="in-process")
@@ -166,7 +186,9 @@ def ask(site: dict, config: SmileConfig, **changes: object) -> Message:
     return grid.deliver(message)
 
 
-def test_a_good_answer_holds_the_allow_list_and_nothing_else(sites: list[Path], small_config: SmileConfig) -> None:
+def test_a_good_answer_holds_the_allow_list_and_nothing_else(
+    sites: list[Path], small_config: SmileConfig
+) -> None:
     reply = ask({"site": str(sites[0])}, small_config)
     assert set(reply.content) == {"arrays", "metrics"}
     assert set(reply.content.metric_records["metrics"]) == set(METRICS)

@@ -11,10 +11,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit code 0, or 1 with one sentence on standard error when no bundle was published."""
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a finished round")
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder to write; an older bundle there is replaced")
-    parser.add_argument("--sample", type=Path, metavar="SITE",
-                        help="prepared site whose views become the golden captures; they then travel with the bundle")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="other classes: JSON {expression: [sentence, ...]}")
+    parser.add_argument(
+        "bundle", type=Path, metavar="BUNDLE", help="folder to write; an older bundle there is replaced"
+    )
+    parser.add_argument(
+        "--sample",
+        type=Path,
+        metavar="SITE",
+        help="prepared site whose views become the golden captures; they then travel with the bundle",
+    )
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="other classes: JSON {expression: [sentence, ...]}"
+    )
     parser.add_argument("--json", action="store_true", help="print the parity report as JSON")
     options = parser.parse_args(arguments)
     try:
@@ -22,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -35,8 +45,11 @@ def _export(options: argparse.Namespace) -> int:
     if options.prompts:
         prompts = {name: tuple(group) for name, group in read_prompts(options.prompts).items()}
     if options.sample:
-        print(f"{options.bundle} will hold views of people from {options.sample}: where the site is real, the bundle must not "
-              "leave it", file=sys.stderr)
+        print(
+            f"{options.bundle} will hold views of people from {options.sample}: where the site is real, the bundle must not "
+            "leave it",
+            file=sys.stderr,
+        )
     report = write_bundle(options.checkpoint, options.bundle, sample=options.sample, prompts=prompts)
     if options.json:
         print(json.dumps({"bundle": str(options.bundle), **report}))

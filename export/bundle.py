@@ -3,6 +3,7 @@
 n golden captures, V views, C channels, H W pixels, D joint embedding, K classes.
 """
 
+import ast
 import hashlib
 import json
 import os
@@ -26,13 +27,19 @@ from . import parity
 from .runtime.smile_edge.files import FORMAT, GOLDEN, MANIFEST, MODEL, SCHEMA, SUMS, TEXT
 
 _ROOT = Path(__file__).resolve().parents[1]
-# What a device needs of `smile` to turn a raw scan, or new sentences, into numbers; all of it without torch.
-READER = ("labels.py", "config.py", "prompts.py", "text.py", "geometry.py", "scans", "views")
-INTENDED_USE = "Research on facial expressions in 3D scans. Not a medical device: no clinical decision may rest on it."
+# What a device needs of `smile` to turn a raw scan, or new sentences, into numbers; with all that they import, without torch.
+READER = ("scans", "geometry.py", "views", "text.py", "labels.py")
+INTENDED_USE = (
+    "Research on facial expressions in 3D scans. Not a medical device: no clinical decision may rest on it."
+)
 
 
 def write_bundle(
-    checkpoint: Path, bundle: Path, *, sample: Path | None = None, prompts: dict[str, tuple[str, ...]] = PROMPTS,
+    checkpoint: Path,
+    bundle: Path,
+    *,
+    sample: Path | None = None,
+    prompts: dict[str, tuple[str, ...]] = PROMPTS,
 ) -> dict[str, Any]:
     """Checkpoint folder -> bundle folder; returns the parity report.
 
@@ -43,12 +50,21 @@ def write_bundle(
     _check_target(bundle)
     model, config, meta = checkpoints.load(checkpoint)
     if prompts is PROMPTS and meta.get("prompts", bank_hash()) != bank_hash():
-        raise ValueError(f"{checkpoint} was trained with another prompt bank than this program holds: export it with version "
-                         f"{meta.get('version')} of smile")
+        raise ValueError(
+            f"{checkpoint} was trained with another prompt bank than this program holds: export it with version "
+            f"{meta.get('version')} of smile"
+        )
     views = site_views(sample, config) if sample else parity.pseudo_views(config)
     text, scale = class_embeddings(prompt_embeddings(config.model, prompts)), float(model.scale().detach())
-    manifest = make_manifest(config, meta, prompts=prompts, scale=scale, dim=model.dim, sampled=sample is not None,
-                             digest=_sha256((checkpoint / "model.safetensors").read_bytes()))
+    manifest = make_manifest(
+        config,
+        meta,
+        prompts=prompts,
+        scale=scale,
+        dim=model.dim,
+        sampled=sample is not None,
+        digest=_sha256((checkpoint / "model.safetensors").read_bytes()),
+    )
 
     from . import to_onnx
 
@@ -56,8 +72,10 @@ def write_bundle(
     reference = parity.torch_embeddings(model, views)
     report = parity.compare(file, views, reference, text=text, scale=scale)
     if report["verdict"] != "pass":
-        raise ValueError(f"parity failed, {bundle} is not published: {_figures(report)}; the checkpoint or the versions of "
-                         "torch, onnxscript and onnxruntime are at fault")
+        raise ValueError(
+            f"parity failed, {bundle} is not published: {_figures(report)}; the checkpoint or the versions of "
+            "torch, onnxscript and onnxruntime are at fault"
+        )
     bundle.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{bundle.name}.", dir=bundle.parent) as scratch:
         draft = Path(scratch) / "bundle"
@@ -66,7 +84,9 @@ def write_bundle(
         (draft / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         (draft / "parity.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         np.save(draft / TEXT, text, allow_pickle=False)
-        np.savez_compressed(draft / GOLDEN, views=views, embedding=reference, logits=scale * reference @ text.T)
+        np.savez_compressed(
+            draft / GOLDEN, views=views, embedding=reference, logits=scale * reference @ text.T
+        )
         _write_sums(draft)
         _self_test(draft, bundle)
         _publish(draft, bundle, aside=Path(scratch) / "old")
@@ -74,12 +94,22 @@ def write_bundle(
 
 
 def make_manifest(
-    config: SmileConfig, meta: dict[str, Any], *, prompts: dict[str, tuple[str, ...]], scale: float, dim: int, sampled: bool,
+    config: SmileConfig,
+    meta: dict[str, Any],
+    *,
+    prompts: dict[str, tuple[str, ...]],
+    scale: float,
+    dim: int,
+    sampled: bool,
     digest: str,
 ) -> dict[str, Any]:
     """`manifest.json`: all that a device, or the person in front of it, must know of the engine."""
     views, model = config.views, config.model
-    names = {"texture": ("red", "green", "blue"), "depth": ("depth",), "normals": ("normal x", "normal y", "normal z")}
+    names = {
+        "texture": ("red", "green", "blue"),
+        "depth": ("depth",),
+        "normals": ("normal x", "normal y", "normal z"),
+    }
     channels = [name for m in CHANNELS if m in model.modalities for name in names[m]]
     return {
         "format": FORMAT,
@@ -87,25 +117,41 @@ def make_manifest(
         "intended_use": INTENDED_USE,
         "training_data": _training_data(meta),
         "checkpoint": {"sha256": digest, "round": meta.get("round"), "meta": meta},
-        "input": {"name": "views", "dtype": "float32", "range": [0, 255],
-                  "shape": ["batch", len(views.yaws), len(channels), views.size, views.size]},
+        "input": {
+            "name": "views",
+            "dtype": "float32",
+            "range": [0, 255],
+            "shape": ["batch", len(views.yaws), len(channels), views.size, views.size],
+        },
         "output": {"name": "embedding", "dtype": "float32", "shape": ["batch", dim], "norm": 1},
         "preprocessing": {
-            "yaws": list(views.yaws), "size": views.size, "radius": views.radius,
-            "modalities": [m for m in CHANNELS if m in model.modalities], "channels": channels,
-            "stored": list(views.modalities), "all_channels": dict(CHANNELS), "background": 0,
-            "dtype": "uint8", "normalisation": "inside the model",
+            "yaws": list(views.yaws),
+            "size": views.size,
+            "radius": views.radius,
+            "modalities": [m for m in CHANNELS if m in model.modalities],
+            "channels": channels,
+            "stored": list(views.modalities),
+            "all_channels": dict(CHANNELS),
+            "background": 0,
+            "dtype": "uint8",
+            "normalisation": "inside the model",
         },
         "text": {
-            "labels": list(prompts), "prompts": {name: list(group) for name, group in prompts.items()},
-            "prompts_sha256": bank_hash(prompts), "logit_scale": scale,
+            "labels": list(prompts),
+            "prompts": {name: list(group) for name, group in prompts.items()},
+            "prompts_sha256": bank_hash(prompts),
+            "logit_scale": scale,
             "encoder": f"open_clip {model.tower}" if model.pretrained else "words",
         },
         "tolerance": parity.TOLERANCE,
-        "golden": "views of a prepared site: they show its subjects" if sampled else "seeded pseudo-views, no faces",
+        "golden": "views of a prepared site: they show its subjects"
+        if sampled
+        else "seeded pseudo-views, no faces",
         "config": _config(config),
-        "versions": {"python": platform.python_version(),
-                     **{name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")}},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")},
+        },
     }
 
 
@@ -131,8 +177,10 @@ def site_views(folder: Path, config: SmileConfig, *, count: int = parity.CAPTURE
     for key in ("yaws", "size", "radius"):
         found, wanted = getattr(site.views, key), getattr(config.views, key)
         if found != wanted:
-            raise ValueError(f"{folder} was prepared with {key} = {found} and the checkpoint wants {wanted}: prepare it again "
-                             "or choose another site")
+            raise ValueError(
+                f"{folder} was prepared with {key} = {found} and the checkpoint wants {wanted}: prepare it again "
+                "or choose another site"
+            )
     rows = np.linspace(0, len(site) - 1, count).round().astype(int)
     return site.gather(rows, config.model.modalities)
 
@@ -143,14 +191,42 @@ def _copy_code(draft: Path) -> None:
     shutil.copytree(_ROOT / "export" / "runtime", draft, ignore=ignore)
     shutil.copy(_ROOT / "LICENSE", draft)
     (draft / "reader").mkdir()
-    (draft / "reader" / "__init__.py").write_text('"""Raw scan -> views: the modules of smile that the training data went '
-                                                  'through."""\n', encoding="utf-8")
-    for name in READER:
-        source, target = _ROOT / "smile" / name, draft / "reader" / name
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=ignore)
-        else:
-            shutil.copy(source, target)
+    (draft / "reader" / "__init__.py").write_text(
+        '"""Raw scan -> views: the modules of smile that the training data went through."""\n',
+        encoding="utf-8",
+    )
+    for source in reader_files():
+        target = draft / "reader" / source.relative_to(_ROOT / "smile")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, target)
+
+
+def reader_files() -> list[Path]:
+    """The files of READER and of every module that they import relatively, in turn."""
+    waiting = [_ROOT / "smile" / name for name in READER]
+    found: set[Path] = set()
+    while waiting:
+        path = waiting.pop()
+        if path.is_dir():
+            waiting += [file for file in path.iterdir() if file.name != "__pycache__"]
+        elif path not in found:
+            found.add(path)
+            waiting += _relative_imports(path) if path.suffix == ".py" else []
+    return sorted(found)
+
+
+def _relative_imports(path: Path) -> list[Path]:
+    """Files and folders that `from .x import y` and `from . import x` in this file lead to."""
+    places = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            folder = path.parents[node.level - 1]
+            if node.module:
+                places.append(folder / node.module.replace(".", "/"))
+            else:
+                places += [folder / alias.name for alias in node.names]
+    files = [place.with_suffix(".py") if place.with_suffix(".py").is_file() else place for place in places]
+    return [file for file in files if file.exists()]
 
 
 def _write_sums(draft: Path) -> None:
@@ -162,8 +238,13 @@ def _write_sums(draft: Path) -> None:
 def _self_test(draft: Path, bundle: Path) -> None:
     """Run the draft as a device would. Raises ValueError when its own program disagrees with torch."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    done = subprocess.run([sys.executable, str(draft / "run.py"), "--self-test"], capture_output=True, text=True,
-                          env=environment, check=False)
+    done = subprocess.run(
+        [sys.executable, str(draft / "run.py"), "--self-test"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
     if done.returncode != 0:
         reason = (done.stdout + done.stderr).strip().splitlines() or [f"exit code {done.returncode}"]
         raise ValueError(f"{bundle} is not published, its own self-test failed: {reason[-1]}")
@@ -203,8 +284,10 @@ def _figures(report: dict[str, Any]) -> str:
     if not report["reference_is_finite"]:
         return "torch itself gives NaN or infinite embeddings"
     worst = {key: max(batch[key] for batch in report["batches"].values()) for key in ("embedding", "logits")}
-    return (f"largest difference between torch and ONNX Runtime {worst['embedding']:.2e} (embedding), "
-            f"{worst['logits']:.2e} (logits), allowed {report['tolerance']:.0e}")
+    return (
+        f"largest difference between torch and ONNX Runtime {worst['embedding']:.2e} (embedding), "
+        f"{worst['logits']:.2e} (logits), allowed {report['tolerance']:.0e}"
+    )
 
 
 def summary(report: dict[str, Any]) -> str:

@@ -3,12 +3,14 @@
 n golden captures, V views, C channels, H W pixels, D joint embedding, K classes.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from smile.config import SmileConfig
-from smile.model import SmileModel
+
+if TYPE_CHECKING:
+    from smile.model import SmileModel
 
 TOLERANCE = 1e-4  # absolute, fp32, of embedding and of logits
 BATCHES = (1, 2, 5)
@@ -29,7 +31,7 @@ def pseudo_views(config: SmileConfig, *, count: int = CAPTURES, seed: int = 0) -
     return np.where(np.hypot(x, y) < 0.45 * size, smooth, 0).astype(np.uint8)
 
 
-def torch_embeddings(model: SmileModel, views: np.ndarray) -> np.ndarray:
+def torch_embeddings(model: "SmileModel", views: np.ndarray) -> np.ndarray:
     """What the model itself says: (n, V, C, H, W) uint8 -> (n, D) float32 of unit length."""
     import torch
 
@@ -46,12 +48,16 @@ def onnx_embeddings(file: bytes, views: np.ndarray, *, batch: int) -> np.ndarray
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    parts = [session.run(None, {"views": views[start:start + batch].astype(np.float32)})[0]
-             for start in range(0, len(views), batch)]
+    parts = [
+        session.run(None, {"views": views[start : start + batch].astype(np.float32)})[0]
+        for start in range(0, len(views), batch)
+    ]
     return np.concatenate(parts)
 
 
-def compare(file: bytes, views: np.ndarray, reference: np.ndarray, *, text: np.ndarray, scale: float) -> dict[str, Any]:
+def compare(
+    file: bytes, views: np.ndarray, reference: np.ndarray, *, text: np.ndarray, scale: float
+) -> dict[str, Any]:
     """The parity report, plain data.
 
     file: serialised ONNX; views: (n, V, C, H, W) uint8; reference: (n, D) torch embeddings; text: (K, D) class

@@ -44,16 +44,31 @@ def export_onnx(model: SmileModel, config: SmileConfig, *, metadata: dict[str, s
     example = torch.zeros(2, len(views.yaws), config.model.channels, views.size, views.size)
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     if size > _LIMIT:
-        raise ValueError(f"model.tower = {tower!r} has {size / 2**30:.1f} GiB of weights: one ONNX file holds 2 GiB, "
-                         "choose a smaller tower")
+        raise ValueError(
+            f"model.tower = {tower!r} has {size / 2**30:.1f} GiB of weights: one ONNX file holds 2 GiB, "
+            "choose a smaller tower"
+        )
     with _silence():
         try:
             program = torch.onnx.export(
-                Embedder(model), (example,), dynamo=True, opset_version=OPSET, verbose=False,
-                input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes={"views": {0: torch.export.Dim("batch")}})
+                Embedder(model),
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                verbose=False,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes={"views": {0: torch.export.Dim("batch")}},
+            )
         except Exception as error:  # torch.export raises many kinds; a user can do the same about all of them
-            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}" if str(error).strip() else repr(error)
-            raise ValueError(f"model.tower = {tower!r} cannot be exported to ONNX ({reason}): choose another tower") from error
+            reason = (
+                f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                if str(error).strip()
+                else repr(error)
+            )
+            raise ValueError(
+                f"model.tower = {tower!r} cannot be exported to ONNX ({reason}): choose another tower"
+            ) from error
         assert program is not None
         proto = program.model_proto
     _strip(proto)
@@ -82,7 +97,15 @@ def _silence() -> Iterator[None]:
 def _strip(proto) -> None:
     """Remove the exporter's notes: they hold stack traces with the paths of the build machine."""
     graph = proto.graph
-    for item in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
+    for item in (
+        proto,
+        graph,
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.initializer,
+        *graph.value_info,
+    ):
         del item.metadata_props[:]
         item.ClearField("doc_string")
 
@@ -95,8 +118,12 @@ def _check(proto) -> None:
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     operators = {node.op_type for node in proto.graph.node}
     if opsets != {"": OPSET} or proto.functions or operators & {"Attention", "Gelu"}:
-        raise ValueError(f"the exporter wrote opsets {opsets} with {sorted(operators & {'Attention', 'Gelu'})}: "
-                         f"plain opset {OPSET} is needed; install the versions of torch and onnxscript in docs/edge.md")
+        raise ValueError(
+            f"the exporter wrote opsets {opsets} with {sorted(operators & {'Attention', 'Gelu'})}: "
+            f"plain opset {OPSET} is needed; install the versions of torch and onnxscript in docs/edge.md"
+        )
     batch = proto.graph.input[0].type.tensor_type.shape.dim[0]
     if not batch.dim_param:
-        raise ValueError("the exporter fixed the batch size: install the versions of torch and onnxscript in docs/edge.md")
+        raise ValueError(
+            "the exporter fixed the batch size: install the versions of torch and onnxscript in docs/edge.md"
+        )

@@ -24,7 +24,7 @@ class Push(NamedTuple):
     dx: float
     dy: float
     dz: float
-    where: str = "skin"  # skin | brow | cheek | upper | lower: see `_masks`
+    where: str = "skin"  # one of `_masks`
 
 
 class Crease(NamedTuple):
@@ -44,12 +44,13 @@ _LINES = (69.5, 76.5, 84.5)  # heights of three forehead lines, mm
 _FOLD = ((19.0, 2.0), (21.5, -5.0), (26.0, -14.0), (30.0, -24.0), (33.0, -33.0))
 _CROW = (((49.0, 37.5), (60.0, 42.0)), ((49.5, 35.5), (61.0, 35.5)), ((49.0, 33.0), (59.0, 28.5)))
 
+# fmt: off
 # Action units at full intensity. Jaw and eyelids turn rather than slide and are in JAW and LIDS.
 PUSHES: dict[str, tuple[Push, ...]] = {
     "AU1": (Push(10, 57, 11, 12, 0.3, 7.0, 1.0, "brow"), Push(12, 74, 16, 11, 0, 3.0, 0, "brow")),
     "AU2": (Push(43, 57, 11, 12, 0.3, 7.5, 0.8, "brow"), Push(40, 74, 14, 11, 0, 3.0, 0, "brow"),
             Push(27, 57, 9, 10, 0, 2.5, 0, "brow")),
-    "AU4": (Push(12, 54, 9, 9, -3.0, -6.0, 1.8, "brow"), Push(28, 57, 12, 8, -2.0, -5.0, 1.0, "brow"),
+    "AU4": (Push(12, 54, 9, 9, -2.8, -5.0, 1.8, "brow"), Push(28, 57, 12, 8, -1.8, -4.2, 1.0, "brow"),
             Push(7, 50, 4, 6, -1.0, -1.5, 1.8), Push(42, 56, 9, 8, -0.5, -1.5, 0, "brow")),
     "AU6": (Push(37, 13, 14, 9, 0, 5.0, 3.6, "cheek"), Push(50, 22, 8, 9, -1.0, 3.0, 1.5),
             Push(46, 54, 8, 6, 0, -2.0, 0.3, "brow")),
@@ -59,7 +60,8 @@ PUSHES: dict[str, tuple[Push, ...]] = {
             Push(11, 53, 9, 8, -2.0, -4.5, 1.2, "brow")),
     "AU10": (Push(12, -26, 10, 6, 0, 6.0, 1.5, "upper"), Push(21, -5, 8, 9, 0.5, 4.0, 2.5),
              Push(13, -3, 5, 5, 1.0, 2.0, 0)),
-    "AU12": (Push(26, -32, 9, 8, 8.0, 8.0, -5.0), Push(0, -28, 13, 6, 0, 1.8, -1.0, "upper"), Push(38, 1, 12, 11, 1.5, 6.0, 6.0, "cheek"),
+    "AU12": (Push(26, -32, 9, 8, 8.0, 8.0, -5.0), Push(0, -28, 13, 6, 0, 1.8, -1.0, "upper"),
+             Push(38, 1, 12, 11, 1.5, 6.0, 6.0, "cheek"),
              Push(33, -16, 9, 9, 2.5, 3.0, 2.0), Push(13, -38, 9, 6, 2.0, 2.0, -1.5, "lower"),
              Push(12, -27, 8, 5, 2.0, 1.0, -2.0, "upper"), Push(14, -4, 5, 5, 1.5, 0.5, 0)),
     "AU14": (Push(27, -32, 7, 7, 4.0, 1.0, -3.5), Push(35, -30, 5, 8, 0.5, 0, 1.8)),
@@ -86,7 +88,7 @@ CREASES: dict[str, tuple[Crease, ...]] = {
     "AU1": tuple(Crease(_forehead(y, 0, 30), 0.9, 1.9) for y in _LINES),
     "AU2": tuple(Crease(_forehead(y + 0.6, 12, 54), 0.8, 1.9) for y in _LINES),
     "AU4": (Crease(((6.0, 66), (5.2, 57), (6.8, 45)), 1.9, 1.7), Crease(((0, 44), (10, 43)), 1.0, 1.3)),
-    "AU6": tuple(Crease(line, 0.9, 1.2) for line in _CROW) + (Crease(((16, 29), (24, 25), (33, 23.5), (45, 27)), 1.0),),
+    "AU6": (*(Crease(line, 0.9, 1.2) for line in _CROW), Crease(((16, 29), (24, 25), (33, 23.5), (45, 27)), 1.0)),
     "AU7": (Crease(((22, 28.5), (32, 26.5), (42, 29.5)), 0.8, 1.2),),
     "AU9": (Crease(((1, 39), (9, 33), (17, 27)), 1.3, 1.4), Crease(((2, 32), (9, 26.5), (17, 20)), 1.3, 1.4),
             Crease(((0, 44), (11, 42.5)), 1.4), Crease(_FOLD[:4], 1.7, 2.2)),
@@ -103,7 +105,7 @@ AGE: tuple[Crease, ...] = (
     *(Crease(_forehead(y, 0, 42), 0.5, 1.7) for y in _LINES), *(Crease(line, 0.5, 1.2) for line in _CROW),
     Crease(((6.0, 66), (5.2, 57), (6.8, 45)), 0.7, 1.7), Crease(((27, -34), (31, -45), (32, -58)), 1.2, 2.2),
 )
-JAW = {"AU26": 9.0, "AU27": 19.5}  # degrees the jaw turns about its hinge
+JAW = {"AU26": 10.5, "AU27": 19.5}  # degrees the jaw turns about its hinge
 HINGE = np.array([0.0, 8.0, -85.0])
 # mm by which the margins of (upper, lower) lid rise at mid-eye; AU43 closes the eye whatever its size.
 LIDS = {"AU5": (3.4, -0.8), "AU6": (-1.0, 2.0), "AU7": (-1.8, 2.4), "AU9": (-1.2, 1.8), "AU12": (-0.4, 0.8),
@@ -123,8 +125,8 @@ SHAPES: dict[str, tuple[Push, ...]] = {
     "nose_hump": (Push(0, 22, 5, 6.5, 0, 0, 1.2),),
     "nose_tip": (Push(0, -1, 10, 9, 0, 0, 2.0),),
     "nose_upturn": (Push(0, -3, 9, 7, 0, 1.7, 0),),
-    "upper_lip": (Push(0, -25, 17, 3.5, 0, 1.0, 0.8, "upper"),),
-    "lower_lip": (Push(0, -41, 16, 4.5, 0, -1.3, 1.0, "lower"),),
+    "upper_lip": (Push(0, -25, 17, 3.5, 0, 1.0, 0.8, "upper_red"),),
+    "lower_lip": (Push(0, -41, 16, 4.5, 0, -1.3, 1.0, "lower_red"),),
     "mouth_height": (Push(0, -33, 30, 12, 0, 1.5, 0),),
     "mouth_corners": (Push(26, -33, 8, 8, 0, 1.0, 0),),
     "muzzle": (Push(0, -31, 22, 14, 0, 0, 1.8),),
@@ -135,6 +137,7 @@ STRETCHES = {"nose_width": (0, -4, 22, 9, 0.11), "nose_tip_width": (0, 0, 9, 8, 
              "chin_width": (0, -66, 30, 11, 0.12), "bridge_width": (0, 30, 13, 14, 0.11)}
 WHOLE_SHAPES = (*STRETCHES, "head_width", "face_length", "jaw_width", "chin_length", "forehead_slope", "forehead_height",
                 "flatness", "nose_length", "eye_size", "eye_distance", "eye_slant", "eye_depth")
+# fmt: on
 SHAPE_NAMES = (*SHAPES, *WHOLE_SHAPES)
 ACTION_NAMES = tuple(PUSHES)
 
@@ -146,7 +149,9 @@ def _masks(t: Template) -> dict[str, np.ndarray]:
     taper = np.sqrt(np.maximum(1 - (x / (MOUTH_HALF + 12)) ** 2, 0))
     lens = np.maximum(1 - (x / MOUTH_HALF) ** 2, 0) ** 0.6
     line = mouth_line(x)
-    depth = np.clip(np.abs(y - line) / 5.0, 0, 1)  # at the slit only the lens moves, so that corners stay joined
+    depth = np.clip(
+        np.abs(y - line) / 5.0, 0, 1
+    )  # at the slit only the lens moves, so that corners stay joined
     beside = lens + (taper - lens) * depth
     return {
         "skin": skin,
@@ -154,6 +159,8 @@ def _masks(t: Template) -> dict[str, np.ndarray]:
         "cheek": skin * smoothstep(lower_lid(x) - y, 1.0, 9.0),
         "upper": skin * np.where(t.upper, beside, 0.0),
         "lower": skin * np.where(t.upper, 0.0, beside),
+        "upper_red": skin * np.where(t.upper, beside, 0.0) * depth,  # fuller lips still meet
+        "lower_red": skin * np.where(t.upper, 0.0, beside) * depth,
     }
 
 
@@ -244,7 +251,7 @@ def shape_basis() -> np.ndarray:
     masks = _masks(t)
     fields = [_push_field(t, SHAPES[name], masks) for name in SHAPES]
     basis = np.stack(fields + [_whole_field(t, name) for name in WHOLE_SHAPES])
-    inside = np.isin(t.part, (3, 4, 5))  # teeth and the mouth's inside stay behind the lips
+    inside = np.isin(t.part, (3, 4))  # teeth stay behind the lips
     basis[:, inside] = basis[:, :MOUTH_COUNT].mean(1, keepdims=True) * [0, 1, 1]
     return _settle(t, basis)
 
@@ -279,7 +286,6 @@ def jaw_weight() -> np.ndarray:
     step = np.where(t.upper, 0.0, 1.0)
     weight = ((1 - beside) * step + beside * smoothstep(y, 14, -52)) * smoothstep(t.flat[:, 1], -128, -84)
     weight = np.where(t.part == 4, 1.0, np.where(np.isin(t.part, (1, 2, 3)), 0.0, weight))
-    weight = np.where(t.part == 5, smoothstep(y, -20, -50), weight)
     return weight[t.margin]
 
 
@@ -297,5 +303,9 @@ def lid_weights() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     lower = np.where(y < middle, smoothstep(bottom - y, 8.0, -0.2), 0.0) * (t.part == 0) * lens
     meet = bottom + 0.22 * opening
     safe = np.maximum(lens, 1e-6)
-    return upper[t.margin], lower[t.margin], ((meet - top) / safe)[t.margin], ((meet - bottom) / safe)[t.margin]
-
+    return (
+        upper[t.margin],
+        lower[t.margin],
+        ((meet - 0.6 - top) / safe)[t.margin],  # a little too far, so that larger eyes close as well
+        ((meet + 0.6 - bottom) / safe)[t.margin],
+    )

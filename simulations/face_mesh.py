@@ -35,10 +35,16 @@ class Template:
 
     vertices: np.ndarray  # (v, 3) float64, mm
     faces: np.ndarray  # (f, 3) int64, counter-clockwise from outside
-    flat: np.ndarray  # (v, 2) float64, mm: where a vertex lies on the unrolled skin, or on its part's own sheet
-    part: np.ndarray  # (v,) int: 0 skin, 1 left eyeball, 2 right eyeball, 3 upper teeth, 4 lower teeth, 5 cavity
+    flat: (
+        np.ndarray
+    )  # (v, 2) float64, mm: where a vertex lies on the unrolled skin, or on its part's own sheet
+    part: (
+        np.ndarray
+    )  # (v,) int: 0 skin, 1 left eyeball, 2 right eyeball, 3 upper teeth, 4 lower teeth, 5 cavity
     upper: np.ndarray  # (v,) bool: above the line where the lips meet
-    margin: np.ndarray  # (v,) int: the vertex whose displacement a hidden inner vertex copies; itself elsewhere
+    margin: (
+        np.ndarray
+    )  # (v,) int: the vertex whose displacement a hidden inner vertex copies; itself elsewhere
 
 
 def _eye_loop(count: int) -> np.ndarray:
@@ -55,6 +61,7 @@ def _mouth_loop(count: int, outward: float) -> np.ndarray:
     line, gap = mouth_line(x), 0.9 * np.sqrt(np.maximum(1 - s**2, 0))
     lower = line - gap + outward * (lower_border(x) - line + gap)
     upper = line + gap + outward * (upper_border(x) - line - gap)
+    lower[[0, -1]] = upper[[0, -1]] = line[[0, -1]] + 1e-6  # both corners belong to the upper lip
     return np.concatenate([np.stack([x, lower], 1)[:-1], np.stack([x, upper], 1)[::-1][:-1]])
 
 
@@ -112,7 +119,12 @@ def _strip(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def _grid_faces(rows: int, columns: int) -> np.ndarray:
     """Triangles of a grid whose row 0 is the highest and column 0 the leftmost, seen from +z."""
     index = np.arange(rows * columns).reshape(rows, columns)
-    a, b, c, d = index[:-1, :-1].ravel(), index[1:, :-1].ravel(), index[1:, 1:].ravel(), index[:-1, 1:].ravel()
+    a, b, c, d = (
+        index[:-1, :-1].ravel(),
+        index[1:, :-1].ravel(),
+        index[1:, 1:].ravel(),
+        index[:-1, 1:].ravel(),
+    )
     return np.concatenate([np.stack([a, b, c], 1), np.stack([a, c, d], 1)])
 
 
@@ -131,7 +143,7 @@ def template() -> Template:
         rings += [grown, (grown * [-1, 1])[::-1]]
     flat_rings = unroll(np.concatenate(rings))
     cuts = np.cumsum([0] + [len(r) for r in rings])
-    outer = [flat_rings[cuts[8]:cuts[9]], flat_rings[cuts[-3]:cuts[-2]], flat_rings[cuts[-2]:cuts[-1]]]
+    outer = [flat_rings[cuts[8] : cuts[9]], flat_rings[cuts[-3] : cuts[-2]], flat_rings[cuts[-2] : cuts[-1]]]
     flat = np.concatenate([flat_rings, _background(flat_rings, outer)])
     faces = Delaunay(flat).simplices.astype(np.int64)
     a, b, c = flat[faces[:, 0]], flat[faces[:, 1]], flat[faces[:, 2]]
@@ -139,13 +151,13 @@ def template() -> Template:
     faces[area < 0] = faces[area < 0][:, ::-1]
     hole = np.zeros(len(faces), dtype=bool)
     for start in range(3):
-        hole |= _inside((a + b + c) / 3, flat_rings[cuts[start]:cuts[start + 1]])
+        hole |= _inside((a + b + c) / 3, flat_rings[cuts[start] : cuts[start + 1]])
     faces = faces[~hole & (np.abs(area) > 1e-4)]
     vertices, upper = _skin_vertices(flat)
     pieces = [(vertices, faces, flat, 0, upper, np.arange(len(flat)))]
     pieces += _rims(pieces[0], [np.arange(cuts[i], cuts[i + 1]) for i in range(3)])
     start = sum(len(piece[0]) for piece in pieces)
-    for v, f, uv, part in (_eyeball(1), _eyeball(-1), _teeth(1), _teeth(-1), _cavity()):
+    for v, f, uv, part in (_eyeball(1), _eyeball(-1), _teeth(1), _teeth(-1)):
         pieces.append((v, f + start, uv, part, np.full(len(v), part == 3), np.arange(start, start + len(v))))
         start += len(v)
     return Template(
@@ -166,24 +178,42 @@ def _skin_vertices(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     above = y > line
     up = np.clip((y - line) / np.maximum(upper_border(x) - line, 0.8), 0, 1)
     low = np.clip((line - y) / np.maximum(line - lower_border(x), 0.8), 0, 1)
-    gap = 1.1 * np.sqrt(np.maximum(1 - (x / MOUTH_HALF) ** 2, 0))  # 0.9 closes the slit; lips press a little
+    gap = 1.25 * np.sqrt(np.maximum(1 - (x / MOUTH_HALF) ** 2, 0))  # 0.9 closes the slit; lips press a little
     base[:, 1] += gap * np.where(above, -((1 - up) ** 2), (1 - low) ** 2)
     base[:, 2] = sculpt(base)
     return base, above
 
 
 def _rims(skin: tuple, loops: list[np.ndarray]) -> list[tuple]:
-    """The lips' inside (three more loops) and the thickness of the lids (one loop each)."""
+    """What hangs on the openings: the lips' inside and the pouch of the mouth, the thickness of the lids."""
     vertices, flat, upper = skin[0], skin[2], skin[4]
-    pieces, total, before = [], len(vertices), loops[0]
-    sign = np.where(upper[loops[0]], 1.0, -1.0)
-    sign[[0, MOUTH_COUNT // 2]] = 0.0  # the corners
-    for back, spread in ((1.5, 0.2), (4.5, 1.6), (9.0, 3.0)):
-        v = vertices[loops[0]] + np.stack([0 * sign, spread * sign, 0 * sign - back], 1)
-        v[:, 0] *= 1 - 0.01 * back
-        here = np.arange(total, total + len(v))
-        pieces.append((v, _strip(before, here), flat[loops[0]], 0, upper[loops[0]], loops[0]))
-        total, before = total + len(v), here
+    slit = loops[0]
+    half = MOUTH_COUNT // 2
+    sign = np.where(upper[slit], 1.0, -1.0) * np.sqrt(
+        np.maximum(1 - (flat[slit, 0] / flat[slit[half], 0]) ** 2, 0)
+    )
+    pieces, total = [], len(vertices)
+
+    def ring(back: float, spread: float) -> np.ndarray:
+        v = vertices[slit] + np.stack([0 * sign, spread * sign, 0 * sign - back], 1)
+        v[:, 0] *= 1 - min(0.01 * back, 0.25)
+        return v
+
+    before = slit
+    for back, spread in ((1.5, 0.2), (4.5, 2.0), (9.0, 4.0)):
+        here = np.arange(total, total + len(slit))
+        pieces.append((ring(back, spread), _strip(before, here), flat[slit], 0, upper[slit], slit))
+        total, before = total + len(slit), here
+    # The pouch has a picture of its own: roof at -12, floor at -56. It goes over the teeth and round behind them.
+    rows = [(9.0, 4.0, 22.0), (10.0, 13.0, 20.0), (42.0, 15.0, 8.0)]
+    v = np.concatenate([ring(back, spread) for back, spread, _ in rows] + [[[0.0, MOUTH_Y, -62.0]]])
+    sheet = [np.stack([vertices[slit, 0], -34 + height * sign], 1) for _, _, height in rows]
+    index = np.arange(total, total + len(slit) * len(rows)).reshape(len(rows), -1)
+    cap = np.stack([index[2], np.roll(index[2], -1), np.full(len(slit), total + len(v) - 1)], 1)
+    faces = np.concatenate([_strip(index[0], index[1]), _strip(index[1], index[2]), cap])
+    follows = np.append(np.tile(slit, len(rows)), slit[0])
+    pieces.append((v, faces, np.concatenate([*sheet, [[0.0, -34.0]]]), 5, upper[follows], follows))
+    total += len(v)
     for loop in loops[1:]:
         v = vertices[loop].copy()
         v[:, 2] = eye_height(np.abs(v[:, 0]), v[:, 1], 0.985)
@@ -201,8 +231,10 @@ def _eyeball(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     dy = np.append((radius * np.sin(angle)).ravel() * EYE_RADII[1], 0.0)
     z = eye_height(EYE[0] + dx, EYE[1] + dy, 1.0)
     loops = np.arange(400).reshape(10, 40)
-    faces = np.concatenate([_strip(loops[i], loops[i + 1]) for i in range(9)]
-                           + [np.stack([loops[9], np.roll(loops[9], -1), np.full(40, 400)], 1)])
+    faces = np.concatenate(
+        [_strip(loops[i], loops[i + 1]) for i in range(9)]
+        + [np.stack([loops[9], np.roll(loops[9], -1), np.full(40, 400)], 1)]
+    )
     if side < 0:
         faces = faces[:, ::-1]
     v = np.stack([side * (EYE[0] + dx), EYE[1] + dy, z], 1)
@@ -219,9 +251,3 @@ def _teeth(side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     inward = 1.2 if side > 0 else 2.4
     v = np.stack([xx, y, -20.5 - inward - xx**2 / 25], axis=-1).reshape(-1, 3)
     return v, _grid_faces(7, 41), np.stack([xx.ravel(), y.ravel()], 1), 3 if side > 0 else 4
-
-
-def _cavity() -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    x, y = np.meshgrid(np.linspace(-44, 44, 17), np.linspace(-12, -56, 13))
-    z = -44 - x**2 / 60
-    return np.stack([x, y, z], -1).reshape(-1, 3), _grid_faces(13, 17), np.stack([x.ravel(), y.ravel()], 1), 5

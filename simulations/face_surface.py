@@ -16,6 +16,7 @@ EYE_SHEAR = -0.13  # z per mm of x outwards: the outer canthus lies deeper than 
 MOUTH_Y, MOUTH_HALF = -32.5, 25.0  # the mouth line and half its length
 FLAT = 70.0  # mm of flat width for one radian of plan angle
 
+# fmt: off
 # One row a line: flat v, y and z on the midline, half width, rise of y at the side, z at the side, plan exponent.
 _ROWS = np.array([
     [132, 122, -56, 56, 0, -104, 2.1],
@@ -39,6 +40,7 @@ _ROWS = np.array([
     [-120, -99, -73, 50, 5, -104, 2.1],
     [-136, -116, -75, 51, 0, -106, 2.1],
 ])
+# fmt: on
 
 
 def bump(x: np.ndarray, y: np.ndarray, cx: float, cy: float, sx: float, sy: float) -> np.ndarray:
@@ -52,7 +54,7 @@ def smoothstep(value: np.ndarray, low: float, high: float) -> np.ndarray:
     return t * t * (3 - 2 * t)
 
 
-def smooth_max(a: np.ndarray, b: np.ndarray, k: float) -> np.ndarray:
+def smooth_max(a: np.ndarray, b: np.ndarray, k: float | np.ndarray) -> np.ndarray:
     """max(a, b) with a fillet of about k mm."""
     h = np.maximum(k - np.abs(a - b), 0) / k
     return np.maximum(a, b) + h * h * k / 4
@@ -87,7 +89,9 @@ def brow_line(x: np.ndarray) -> np.ndarray:
 def upper_border(x: np.ndarray) -> np.ndarray:
     """y of the upper edge of the lip red: the Cupid's bow."""
     s = np.abs(x)
-    return curve(s, [(0, -26.2), (2.5, -25.7), (6, -24.6), (12, -26.3), (19, -29.4), (25, -32.2), (27, -32.9)])
+    return curve(
+        s, [(0, -26.2), (2.5, -25.7), (6, -24.6), (12, -26.3), (19, -29.4), (25, -32.2), (27, -32.9)]
+    )
 
 
 def lower_border(x: np.ndarray) -> np.ndarray:
@@ -128,8 +132,9 @@ def unroll(xy: np.ndarray) -> np.ndarray:
     return flat
 
 
-def _ellipsoid(x: np.ndarray, y: np.ndarray, centre: tuple[float, float, float],
-               radii: tuple[float, float, float]) -> np.ndarray:
+def _ellipsoid(
+    x: np.ndarray, y: np.ndarray, centre: tuple[float, float, float], radii: tuple[float, float, float]
+) -> np.ndarray:
     """Front height of an ellipsoid, a steep cliff beyond its rim."""
     q2 = ((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2
     return centre[2] + radii[2] * np.sqrt(np.maximum(1 - q2, 0)) - 16 * np.maximum(np.sqrt(q2) - 1, 0)
@@ -162,7 +167,9 @@ def _masses(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     dz = -9.5 * bump(x, y, 29, 38, 14, 9.5) - 5.5 * bump(x, y, 14.5, 37, 5.5, 9)
     brow = y - brow_line(x)
     dz += 3.4 * np.exp(-0.5 * (brow / 6.0) ** 2 - 0.5 * ((x - 27) / 17) ** 2)  # brow ridge
-    dz += 0.8 * np.exp(-0.5 * (brow / 2.6) ** 2) * smoothstep(x, 8, 14) * smoothstep(x, 54, 46)  # the hair itself
+    dz += (
+        0.8 * np.exp(-0.5 * (brow / 2.6) ** 2) * smoothstep(x, 8, 14) * smoothstep(x, 54, 46)
+    )  # the hair itself
     dz += 1.5 * bump(x, y, 46, 50, 7, 8) + 1.2 * bump(x, y, 0, 54, 9, 7)
     dz += 2.4 * bump(x, y, 28, 78, 20, 15)  # frontal eminence
     dz -= 4.0 * bump(x, y, 64, 58, 9, 17)  # temple
@@ -176,14 +183,31 @@ def _masses(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     dz += 6.0 * bump(x, y, 0, -62, 13, 8)
     dz -= 1.8 * bump(x, y, 31, -36, 4, 6)  # behind the mouth corner
     fold = x - fold_line(y)
-    dz += 1.1 * smoothstep(y, -44, -34) * smoothstep(y, 4, -6) * np.where(
-        fold > 0, np.exp(-0.5 * (fold / 7.0) ** 2), np.exp(-0.5 * (fold / 3.6) ** 2))
+    dz += (
+        1.1
+        * smoothstep(y, -44, -34)
+        * smoothstep(y, 4, -6)
+        * np.where(fold > 0, np.exp(-0.5 * (fold / 7.0) ** 2), np.exp(-0.5 * (fold / 3.6) ** 2))
+    )
     return dz
 
 
 def _nose(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    ridge = curve(y, [(-6, -1.5), (0, -0.4), (5, -1.4), (10, -3.6), (20, -8.2), (30, -12.9), (38, -16.6),
-                      (44, -18.4), (52, -19.5), (60, -24)])
+    ridge = curve(
+        y,
+        [
+            (-6, -1.5),
+            (0, -0.4),
+            (5, -1.4),
+            (10, -3.6),
+            (20, -8.2),
+            (30, -12.9),
+            (38, -16.6),
+            (44, -18.4),
+            (52, -19.5),
+            (60, -24),
+        ],
+    )
     rounding = curve(y, [(0, 5.0), (12, 4.8), (25, 4.2), (38, 4.6), (50, 9)])
     slope = curve(y, [(-2, 2.2), (4, 1.75), (12, 1.45), (30, 1.25), (42, 0.95), (52, 0.7)])
     bridge = ridge - slope * (np.sqrt(x**2 + rounding**2) - rounding) - 0.012 * x**2
@@ -202,6 +226,10 @@ def _lips(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     up = (y - line) / np.maximum(upper_border(x) - line, 0.8)
     low = (line - y) / np.maximum(line - lower_border(x), 0.8)
     taper = np.sqrt(np.maximum(1 - (x / 27.5) ** 2, 0))
-    upper = curve(up, [(-0.6, 0), (0, -1.6), (0.25, 0.6), (0.55, 1.7), (0.85, 1.9), (1.05, 1.7), (1.5, 0.5), (2.2, 0)])
-    lower = curve(low, [(-0.6, 0), (0, -1.6), (0.2, 0.8), (0.5, 2.7), (0.8, 2.4), (1.0, 1.4), (1.3, 0.2), (1.7, 0)])
+    upper = curve(
+        up, [(-0.6, 0), (0, -1.6), (0.25, 0.6), (0.55, 1.7), (0.85, 1.9), (1.05, 1.7), (1.5, 0.5), (2.2, 0)]
+    )
+    lower = curve(
+        low, [(-0.6, 0), (0, -1.6), (0.2, 0.8), (0.5, 2.7), (0.8, 2.4), (1.0, 1.4), (1.3, 0.2), (1.7, 0)]
+    )
     return z + taper * np.where(y > line, upper, lower)

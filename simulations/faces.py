@@ -14,6 +14,7 @@ import numpy as np
 from smile.labels import EXPRESSIONS
 
 from . import face_paint
+from .face_colours import Paint
 from .face_fields import (
     ACTION_NAMES,
     HINGE,
@@ -28,9 +29,9 @@ from .face_fields import (
 )
 from .face_landmarks import landmark_vertices
 from .face_mesh import template
-from .face_paint import Paint
 from .face_surface import EYE, eye_height
 
+# fmt: off
 # What a full expression looks like on average; `perform` varies it.
 ACTION_UNITS: dict[str, dict[str, float]] = {
     "neutral": {},
@@ -52,7 +53,16 @@ _VARIANTS: dict[str, tuple[tuple[float, dict[str, float]], ...]] = {
     "sadness": ((0.3, {"AU1": 0.8, "AU4": 0.4, "AU15": 0.8, "AU43": 0.3}), (0.2, {"AU1": 0.7, "AU4": 0.7, "AU15": 0.6, "AU17": 1.0})),
     "surprise": ((0.35, {"AU1": 0.9, "AU2": 0.9, "AU5": 0.6, "AU25": 0.6, "AU26": 0.9}),),
 }
-_CORE = {"anger": "AU4", "disgust": "AU10", "fear": "AU5", "happiness": "AU12", "sadness": "AU15", "surprise": "AU2"}
+# fmt: on
+# Units without which a performance would show something else.
+_CORE: dict[str, tuple[str, ...]] = {
+    "anger": ("AU4",),
+    "disgust": ("AU10",),
+    "fear": ("AU1", "AU5"),
+    "happiness": ("AU12",),
+    "sadness": ("AU1", "AU15"),
+    "surprise": ("AU1", "AU2"),
+}
 
 
 @dataclass(frozen=True)
@@ -78,18 +88,22 @@ class Face:
     landmarks: dict[str, np.ndarray]  # name -> (3,) float64 mm, on the surface
 
 
+# fmt: off
 # Mean shape of build +1, in standard deviations.
 _BUILD = {"head_width": 0.5, "face_length": 0.6, "jaw_width": 0.8, "chin_length": 0.5, "chin_width": 0.6, "chin_forward": 0.4,
           "brow_ridge": 0.9, "brow_height": -0.6, "forehead_slope": 0.4, "nose_length": 0.5, "nose_width": 0.5,
           "nose_bridge": 0.4, "upper_lip": -0.5, "lower_lip": -0.4, "eye_size": -0.4, "cheek_fullness": -0.4,
           "cheekbones": -0.1, "nose_hump": 0.3, "nose_tip_width": 0.4, "lid_hood": 0.3}
+# fmt: on
 
 
 def sample_identity(rng: np.random.Generator, *, build: float | None = None) -> Identity:
     """Draw a person. `build` fixes the typically female (-1) .. male (+1) part of the shape."""
     if build is None:
         build = float(np.clip(rng.choice([-1, 1]) * rng.normal(0.9, 0.3), -1.4, 1.4))
-    shape = _spread(rng, len(SHAPE_NAMES), 1.0) + build * np.array([_BUILD.get(name, 0.0) for name in SHAPE_NAMES])
+    shape = _spread(rng, len(SHAPE_NAMES), 1.0) + build * np.array(
+        [_BUILD.get(name, 0.0) for name in SHAPE_NAMES]
+    )
     return Identity(
         shape=tuple(shape.tolist()),
         asymmetry=tuple(_spread(rng, len(SHAPE_NAMES), 0.17).tolist()),
@@ -147,22 +161,26 @@ def perform(expression: str, rng: np.random.Generator, *, strength: float = 1.0)
     performed = {}
     for name, value in units.items():
         factor, missing = float(np.clip(rng.normal(1.0, 0.22), 0.45, 1.4)), rng.uniform() < 0.12
-        if not missing or name == _CORE.get(expression):
+        if not missing or name in _CORE[expression]:
             performed[name] = min(strength * value * factor, 1.25)
-    for name in ("AU1", "AU2", "AU4", "AU12", "AU15", "AU17", "AU25", "AU43"):  # nobody's face is ever quite still
+    for name in ("AU1", "AU2", "AU4", "AU12", "AU15", "AU17", "AU43"):  # nobody's face is ever quite still
         performed[name] = performed.get(name, 0.0) + abs(float(rng.normal(0, 0.06)))
     return performed
 
 
-def timeline(frames: int, *, apex: float = 0.5) -> np.ndarray:
-    """(frames,) intensity 0..1 of a 4D sequence: neutral, onset, apex, offset, neutral."""
-    t = np.linspace(0, 1, frames) if frames > 1 else np.array([apex])
-    rise = np.clip((t - 0.08) / (apex - 0.16), 0, 1)
-    fall = np.clip((0.97 - t) / (0.9 - apex), 0, 1)
-    return (rise * rise * (3 - 2 * rise)) * (fall * fall * (3 - 2 * fall))
+def timeline(frames: int, *, onset: float = 0.35, offset: float = 0.62) -> np.ndarray:
+    """(frames,) intensity 0..1 of a 4D sequence: neutral, onset, apex, offset, neutral.
+
+    The apex lasts from `onset` to `offset`, both shares of the sequence.
+    """
+    t = np.linspace(0, 1, frames) if frames > 1 else np.array([(onset + offset) / 2])
+    rise, fall = np.clip((t - 0.02) / (onset - 0.02), 0, 1), np.clip((0.97 - t) / (0.97 - offset), 0, 1)
+    return rise * rise * (3 - 2 * rise) * fall * fall * (3 - 2 * fall)
 
 
-def face(identity: Identity, action_units: dict[str, float], *, gaze: tuple[float, float] = (0.0, 0.0)) -> Face:
+def face(
+    identity: Identity, action_units: dict[str, float], *, gaze: tuple[float, float] = (0.0, 0.0)
+) -> Face:
     """The mesh of a person with the given action units (0 at rest, 1 full).
 
     `gaze`: mm by which the irises are off the middle, (x, y). Raises ValueError for an unknown action unit.
@@ -180,13 +198,18 @@ def face(identity: Identity, action_units: dict[str, float], *, gaze: tuple[floa
     )
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _rest(identity: Identity) -> np.ndarray:
     """(v, 3) the person's face at rest."""
     t, basis = template(), shape_basis()
-    even = np.tensordot(np.array(identity.shape), basis, 1)
-    odd = np.tensordot(np.array(identity.asymmetry), basis, 1)
+    even = _blend(np.array(identity.shape), basis)
+    odd = _blend(np.array(identity.asymmetry), basis)
     return t.vertices + even + _sides(t.vertices) * odd + identity.paint.age * age_field()
+
+
+def _blend(amounts: np.ndarray, fields: np.ndarray) -> np.ndarray:
+    """(n,), (n, v, 3) -> (v, 3) weighted sum; not with BLAS, whose last bits depend on the number of threads."""
+    return np.einsum("n,nvk->vk", amounts, fields)
 
 
 def _sides(vertices: np.ndarray) -> np.ndarray:
@@ -200,13 +223,19 @@ def _posed(identity: Identity, units: dict[str, float]) -> np.ndarray:
     units = {**units, "AU1+4": units.get("AU1", 0.0) * units.get("AU4", 0.0)}
     amount = np.array([units.get(name, 0.0) for name in ACTION_NAMES]) * np.array(identity.expressiveness)
     active = np.flatnonzero(amount)
-    moved = np.tensordot(amount[active], basis[active], 1)
+    moved = _blend(amount[active], basis[active])
     skew = np.array(identity.lopsidedness)[active] * amount[active]
-    moved += _sides(t.vertices) * np.tensordot(skew, basis[active], 1)
+    moved += _sides(t.vertices) * _blend(skew, basis[active])
     angle = np.radians(sum(turn * units.get(name, 0.0) for name, turn in JAW.items()))
     lever = rest - HINGE
-    turned = np.stack([lever[:, 0], lever[:, 1] * np.cos(angle) - lever[:, 2] * np.sin(angle),
-                       lever[:, 1] * np.sin(angle) + lever[:, 2] * np.cos(angle)], 1)
+    turned = np.stack(
+        [
+            lever[:, 0],
+            lever[:, 1] * np.cos(angle) - lever[:, 2] * np.sin(angle),
+            lever[:, 1] * np.sin(angle) + lever[:, 2] * np.cos(angle),
+        ],
+        1,
+    )
     moved += jaw_weight()[:, None] * (turned - lever) + _lid_motion(units)
     return _clear_of_eyes(rest + moved[t.margin], rest)
 
@@ -233,7 +262,9 @@ def _clear_of_eyes(vertices: np.ndarray, rest: np.ndarray) -> np.ndarray:
     for part, side in ((1, 1), (2, -1)):
         ball = t.part == part
         shift = (rest[ball] - t.vertices[ball]).mean(0)
-        near = own & (t.part == 0) & (np.hypot(side * t.vertices[:, 0] - EYE[0], t.vertices[:, 1] - EYE[1]) < 22)
+        near = (
+            own & (t.part == 0) & (np.hypot(side * t.vertices[:, 0] - EYE[0], t.vertices[:, 1] - EYE[1]) < 22)
+        )
         p = vertices[near] - shift
         vertices[near, 2] = np.maximum(p[:, 2], eye_height(side * p[:, 0], p[:, 1], 1.05)) + shift[2]
     return vertices

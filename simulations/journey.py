@@ -191,7 +191,9 @@ def _export(
 
     steps.begin("export the first seed's federated model and read a scan with the bundle")
     bundle = out / "bundle"
-    _command(["-m", "export", str(checkpoint), str(bundle), "--sample", str(sites[0])])
+    # Views of simulated people may lie in the bundle as its golden inputs; those of real people may not.
+    sample = [] if plan.raw else ["--sample", str(sites[0])]
+    _command(["-m", "export", str(checkpoint), str(bundle), *sample])
     sequence = find(raw[-1]).sequences[-1]
     frame = sequence.frames[len(sequence.frames) // 2]
     answer = _command([str(bundle / "run.py"), str(frame.path), "--json"], cwd=out)

@@ -47,19 +47,93 @@ class Scanner:
 
 # Four devices of different make. The figures are ours, chosen in the range of real stereo and structured-light systems.
 SCANNERS = {
-    "stereo": Scanner("stereo", pitch=2.4, noise=0.15, smoothing=1, speckle=0.002, grazing=80, pose=3.0, reach=108,
-                      tint=(1.03, 1.0, 0.96), light=(0.0, 0.3, 1.0), ambient=0.6, offset=(2.0, -6.0, 20.0)),
-    "pods": Scanner("pods", pitch=2.3, noise=0.20, smoothing=1, blobs=0.5, grazing=82, pose=2.5, reach=100,
-                    tint=(0.96, 1.0, 1.04), light=(0.3, 0.2, 0.9), ambient=0.7, background=0, grain=1.5),
-    "structured": Scanner("structured", pitch=2.2, noise=0.30, speckle=0.004, blobs=1.0, grazing=76, dark=0.25,
-                          shadow=9.0, pose=4.0, reach=115, tint=(1.0, 0.97, 0.90), gamma=0.9, light=(-0.4, 0.3, 0.85),
-                          ambient=0.45, offset=(-8.0, 14.0, 90.0), photo_pitch=0.7, background=60),
-    "handheld": Scanner("handheld", pitch=2.8, noise=0.45, smoothing=2, speckle=0.003, blobs=2.0, grazing=72, dark=0.12,
-                        pose=5.0, reach=112, wander=6.0, tint=(0.90, 0.97, 1.06), gamma=1.1, light=(0.5, 0.5, 0.7),
-                        ambient=0.4, grain=4.0, offset=(15.0, 40.0, -30.0), photo_pitch=0.8),
-    "phone": Scanner("phone", pitch=3.0, noise=0.6, smoothing=2, blobs=2.5, grazing=70, pose=5.0, reach=105, wander=6.0,
-                     tint=(1.05, 0.98, 0.90), gamma=0.95, light=(-0.2, 0.6, 0.7), ambient=0.5, grain=4.0,
-                     offset=(0.0, 0.0, 60.0), photo_pitch=1.0, background=90),
+    "stereo": Scanner(
+        "stereo",
+        pitch=2.4,
+        noise=0.15,
+        smoothing=1,
+        speckle=0.0006,
+        grazing=80,
+        pose=3.0,
+        reach=108,
+        tint=(1.03, 1.0, 0.96),
+        light=(0.0, 0.3, 1.0),
+        ambient=0.6,
+        offset=(2.0, -6.0, 20.0),
+    ),
+    "pods": Scanner(
+        "pods",
+        pitch=2.3,
+        noise=0.20,
+        smoothing=1,
+        blobs=0.5,
+        grazing=82,
+        pose=2.5,
+        reach=100,
+        tint=(0.96, 1.0, 1.04),
+        light=(0.3, 0.2, 0.9),
+        ambient=0.7,
+        background=0,
+        grain=1.5,
+    ),
+    "structured": Scanner(
+        "structured",
+        pitch=2.2,
+        noise=0.30,
+        speckle=0.0015,
+        blobs=1.0,
+        grazing=76,
+        dark=0.25,
+        shadow=9.0,
+        pose=4.0,
+        reach=115,
+        tint=(1.0, 0.97, 0.90),
+        gamma=0.9,
+        light=(-0.4, 0.3, 0.85),
+        ambient=0.45,
+        offset=(-8.0, 14.0, 90.0),
+        photo_pitch=0.7,
+        background=60,
+    ),
+    "handheld": Scanner(
+        "handheld",
+        pitch=2.8,
+        noise=0.45,
+        smoothing=2,
+        speckle=0.001,
+        blobs=2.0,
+        grazing=72,
+        dark=0.06,
+        pose=5.0,
+        reach=112,
+        wander=6.0,
+        tint=(0.90, 0.97, 1.06),
+        gamma=1.1,
+        light=(0.5, 0.5, 0.7),
+        ambient=0.5,
+        grain=4.0,
+        offset=(15.0, 40.0, -30.0),
+        photo_pitch=0.8,
+    ),
+    "phone": Scanner(
+        "phone",
+        pitch=3.0,
+        noise=0.6,
+        smoothing=2,
+        blobs=2.5,
+        grazing=70,
+        pose=5.0,
+        reach=105,
+        wander=6.0,
+        tint=(1.05, 0.98, 0.90),
+        gamma=0.95,
+        light=(-0.2, 0.6, 0.7),
+        ambient=0.5,
+        grain=4.0,
+        offset=(0.0, 0.0, 60.0),
+        photo_pitch=1.0,
+        background=90,
+    ),
 }
 
 
@@ -74,9 +148,15 @@ class Capture:
     pitch: float = 1.0  # mm between grid points
 
 
-def capture(face: Face, scanner: Scanner, rng: np.random.Generator) -> Capture:
-    """Put the head before the scanner, slightly turned, and take one range image with its photograph."""
-    turn, shift = _pose(scanner, rng)
+def capture(
+    face: Face, scanner: Scanner, rng: np.random.Generator, *, pose: np.ndarray | None = None
+) -> Capture:
+    """Put the head before the scanner, slightly turned, and take one range image with its photograph.
+
+    `pose`: (6,) as `sample_pose` gives it, for the frames of a sequence; drawn from `rng` if not given.
+    """
+    pose = sample_pose(scanner, rng) if pose is None else pose
+    turn, shift = _rotation(*np.radians(pose[:3])), pose[3:]
     vertices = (face.vertices - CENTRE) @ turn.T + CENTRE + shift
     nose = (face.landmarks["nose_tip"] - CENTRE) @ turn.T + CENTRE + shift
     step = max(round(scanner.pitch / scanner.photo_pitch), 1)  # photograph pixels between grid points
@@ -90,7 +170,9 @@ def capture(face: Face, scanner: Scanner, rng: np.random.Generator) -> Capture:
     depth, facing = hits.depth[::step, ::step], normals[::step, ::step, 2]
     bright = photo[::step, ::step].mean(2)
     x, y = np.meshgrid(window.x()[::step], window.y()[::step])
-    depth = np.where((x - nose[0]) ** 2 + (y - nose[1]) ** 2 + (depth - nose[2]) ** 2 < reach**2, depth, np.nan)
+    depth = np.where(
+        (x - nose[0]) ** 2 + (y - nose[1]) ** 2 + (depth - nose[2]) ** 2 < reach**2, depth, np.nan
+    )
     depth = _measured(depth, facing, bright, scanner, rng)
     row, column = np.mgrid[0:count:step, 0:count:step]
     offset = np.array(scanner.offset)
@@ -142,65 +224,91 @@ def grid_faces(points: np.ndarray, *, longest: float) -> np.ndarray:
     return faces[edge <= longest]  # false for NaN
 
 
-def _pose(scanner: Scanner, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(3, 3) rotation and (3,) shift of the head."""
-    degrees = np.clip(rng.normal(0, scanner.pose, 3) * [0.8, 1.0, 0.6], -scanner.largest_pose, scanner.largest_pose)
-    pitch, yaw, roll = np.radians(degrees)
+def sample_pose(scanner: Scanner, rng: np.random.Generator) -> np.ndarray:
+    """(6,) how the head stands: pitch, yaw, roll in degrees (yaw varies most), then its shift in mm."""
+    degrees = rng.normal(0, scanner.pose, 3) * [0.8, 1.0, 0.6]
+    limit = scanner.largest_pose
+    return np.concatenate([np.clip(degrees, -limit, limit), rng.normal(0, scanner.wander, 3)])
+
+
+def _rotation(pitch: float, yaw: float, roll: float) -> np.ndarray:
+    """(3, 3) of three angles in radians: the head rolls, nods, then turns."""
     about_x = np.array([[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]])
     about_y = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
     about_z = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]])
-    return about_y @ about_x @ about_z, rng.normal(0, scanner.wander, 3)
+    return about_y @ about_x @ about_z
 
 
 def _pixel_normals(vertices: np.ndarray, faces: np.ndarray, hits: Hits) -> np.ndarray:
     """(H, W, 3) smooth unit normals, 0 where nothing is."""
-    a, b, c = vertices[faces[:, 0]], vertices[faces[:, 1]], vertices[faces[:, 2]]
-    flat = np.cross(b - a, c - a)
-    smooth = np.stack([np.bincount(faces.ravel(), np.repeat(flat[:, k], 3), len(vertices)) for k in range(3)], 1)
+    a = vertices[faces[:, 0]]
+    (px, py, pz), (qx, qy, qz) = (vertices[faces[:, 1]] - a).T, (vertices[faces[:, 2]] - a).T
+    flat = np.stack([py * qz - pz * qy, pz * qx - px * qz, px * qy - py * qx], axis=1)
+    corners = faces.ravel()
+    smooth = np.stack([np.bincount(corners, flat[:, k].repeat(3), len(vertices)) for k in range(3)], 1)
     seen = hits.face >= 0
+    mixed = _mix_corners(smooth, faces, hits, seen)
+    length = np.sqrt(np.einsum("nk,nk->n", mixed, mixed))
     normals = np.zeros((*hits.face.shape, 3))
-    mixed = (smooth[faces[hits.face[seen]]] * hits.bary[seen][..., None]).sum(1)
-    normals[seen] = mixed / np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-12)
+    normals[seen] = mixed / np.maximum(length, 1e-12)[:, None]
     return normals
 
 
-def _photograph(face: Face, hits: Hits, normals: np.ndarray, scanner: Scanner, rng: np.random.Generator) -> np.ndarray:
+def _mix_corners(values: np.ndarray, faces: np.ndarray, hits: Hits, seen: np.ndarray) -> np.ndarray:
+    """values (v, k) -> (n, k) interpolated at the n pixels seen."""
+    corner, weight = faces[hits.face[seen]], hits.bary[seen]
+    mixed = values[corner[:, 0]] * weight[:, :1]
+    mixed += values[corner[:, 1]] * weight[:, 1:2]
+    mixed += values[corner[:, 2]] * weight[:, 2:]
+    return mixed
+
+
+def _photograph(
+    face: Face, hits: Hits, normals: np.ndarray, scanner: Scanner, rng: np.random.Generator
+) -> np.ndarray:
     """(H, W, 3) uint8: the texture under this device's light and through its sensor."""
     seen = hits.face >= 0
-    uv = (face.uv[face.faces[hits.face[seen]]] * hits.bary[seen][..., None]).sum(1)
-    albedo = _sample(face.texture, uv)
+    albedo = _sample(face.texture, _mix_corners(face.uv, face.faces, hits, seen))
     lamp = np.array(scanner.light) / np.linalg.norm(scanner.light)
     lit = scanner.ambient + (1.08 - scanner.ambient) * np.clip(normals[seen] @ lamp, 0, 1)
-    photo = np.full((*seen.shape, 3), float(scanner.background))
-    photo[seen] = 255 * (albedo / 255 * (lit[:, None] * np.array(scanner.tint))).clip(0, 1) ** scanner.gamma
-    return (photo + rng.normal(0, scanner.grain, photo.shape)).clip(0, 255).astype(np.uint8)
+    photo = np.full((*seen.shape, 3), scanner.background, dtype=np.float32)
+    exposed = (albedo / 255 * (lit[:, None] * np.array(scanner.tint))).clip(0, 1).astype(np.float32)
+    photo[seen] = 255 * (exposed if scanner.gamma == 1 else exposed ** np.float32(scanner.gamma))
+    photo += scanner.grain * rng.standard_normal(photo.shape, dtype=np.float32)
+    return photo.clip(0, 255).astype(np.uint8)
 
 
 def _sample(image: np.ndarray, uv: np.ndarray) -> np.ndarray:
-    """Bilinear colours (n, 3) float of image (H, W, 3) at uv (n, 2), v up."""
+    """Bilinear colours (n, 3) float32 of image (H, W, 3) at uv (n, 2), v up."""
     height, width = image.shape[:2]
     column = np.clip(uv[:, 0] * width - 0.5, 0, width - 1.001)
     row = np.clip((1 - uv[:, 1]) * height - 0.5, 0, height - 1.001)
-    c, r = column.astype(int), row.astype(int)
-    fc, fr = (column - c)[:, None], (row - r)[:, None]
-    upper = image[r, c] * (1 - fc) + image[r, c + 1] * fc
-    return upper * (1 - fr) + (image[r + 1, c] * (1 - fc) + image[r + 1, c + 1] * fc) * fr
+    c, r = column.astype(np.int64), row.astype(np.int64)
+    fc, fr = (column - c).astype(np.float32)[:, None], (row - r).astype(np.float32)[:, None]
+    pixels, at = image.reshape(-1, 3), r * width + c
+    upper = pixels[at] * (1 - fc) + pixels[at + 1] * fc
+    return upper * (1 - fr) + (pixels[at + width] * (1 - fc) + pixels[at + width + 1] * fc) * fr
 
 
-def _measured(depth: np.ndarray, facing: np.ndarray, bright: np.ndarray, scanner: Scanner,
-              rng: np.random.Generator) -> np.ndarray:
+def _measured(
+    depth: np.ndarray, facing: np.ndarray, bright: np.ndarray, scanner: Scanner, rng: np.random.Generator
+) -> np.ndarray:
     """True depth (R, C) -> what the device reports: noise, smoothing, and NaN where it fails."""
     measured = depth + rng.normal(0, scanner.noise, depth.shape)
     for _ in range(scanner.smoothing):
         measured = _smoothed(measured)
     lost = facing < np.cos(np.radians(scanner.grazing))
     lost |= rng.uniform(size=depth.shape) < scanner.speckle
-    lost |= (bright < 0.55 * np.median(bright[np.isfinite(depth)])) & (rng.uniform(size=depth.shape) < scanner.dark)
-    rows, columns = np.mgrid[0:depth.shape[0], 0:depth.shape[1]]
+    lost |= (bright < 0.55 * np.median(bright[np.isfinite(depth)])) & (
+        rng.uniform(size=depth.shape) < scanner.dark
+    )
+    rows, columns = np.mgrid[0 : depth.shape[0], 0 : depth.shape[1]]
     for _ in range(rng.poisson(scanner.blobs)):
         r, c = rng.uniform(0.1, 0.9, 2) * depth.shape
         lost |= (rows - r) ** 2 + (columns - c) ** 2 < (rng.uniform(2.0, 5.0) / scanner.pitch) ** 2
-    if scanner.shadow > 0:  # the projector stands to the right: a point is lit if nothing nearer hides the way
+    if (
+        scanner.shadow > 0
+    ):  # the projector stands to the right: a point is lit if nothing nearer hides the way
         slope = scanner.pitch / np.tan(np.radians(scanner.shadow))
         height = np.nan_to_num(depth, nan=-1e4) - slope * np.arange(depth.shape[1])
         lost |= height < np.maximum.accumulate(height[:, ::-1], axis=1)[:, ::-1] - 1e-9
@@ -213,17 +321,22 @@ def _smoothed(depth: np.ndarray) -> np.ndarray:
     total, count = np.zeros_like(depth), np.zeros_like(depth)
     for dr in range(3):
         for dc in range(3):
-            other = padded[dr:dr + depth.shape[0], dc:dc + depth.shape[1]]
+            other = padded[dr : dr + depth.shape[0], dc : dc + depth.shape[1]]
             near = np.abs(other - depth) < 4.0  # mm
             total += np.where(near, other, 0.0)
             count += near
     return np.where(count > 0, total / np.maximum(count, 1), depth)
 
 
-def _in_sight(p: np.ndarray, hits: Hits, window: Window, x: np.ndarray, y: np.ndarray, depth: np.ndarray) -> bool:
+def _in_sight(
+    p: np.ndarray, hits: Hits, window: Window, x: np.ndarray, y: np.ndarray, depth: np.ndarray
+) -> bool:
     """Whether the camera sees this point and the range image has a measured point near it."""
     column, row = round((p[0] - window.left) / window.pitch), round((window.top - p[1]) / window.pitch)
-    if not (0 <= row < window.rows and 0 <= column < window.columns) or not hits.depth[row, column] < p[2] + 3.0:
+    if (
+        not (0 <= row < window.rows and 0 <= column < window.columns)
+        or not hits.depth[row, column] < p[2] + 3.0
+    ):
         return False
     near = (np.abs(x - p[0]) < 4.0) & (np.abs(y - p[1]) < 4.0)
     return bool((np.abs(depth[near] - p[2]) < 4.0).any())

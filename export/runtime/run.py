@@ -14,7 +14,8 @@ try:
 except ModuleNotFoundError as error:
     if error.name not in ("numpy", "onnxruntime"):
         raise
-    sys.exit(f"{error.name} is not installed: run `python3 -m pip install numpy onnxruntime`")
+    print(f"{error.name} is not installed: run `python3 -m pip install numpy onnxruntime`", file=sys.stderr)
+    sys.exit(2)
 
 __all__ = ["ExpressionReader", "main"]
 

@@ -11,7 +11,16 @@ from .folders import by_lower_name
 from .scan import Frame, Listing, Problem, Scan, Sequence, Texture
 
 __all__ = [
-    "DATASETS", "Frame", "Listing", "Problem", "Scan", "Sequence", "Texture", "find", "read", "read_file",
+    "DATASETS",
+    "Frame",
+    "Listing",
+    "Problem",
+    "Scan",
+    "Sequence",
+    "Texture",
+    "find",
+    "read",
+    "read_file",
 ]
 
 _LAYOUTS = {"bu4dfe": bu4dfe, "bu3dfe": bu3dfe, "bosphorus": bosphorus, "scanner": scanner}
@@ -38,17 +47,23 @@ def find(folder: Path, *, dataset: str = "auto") -> Listing:
         names = DATASETS if dataset == "auto" else (dataset,)
         fitting = [name for name in names if _LAYOUTS[name].matches(folder)]
         if len(fitting) > 1:
-            raise ValueError(f"{folder}: it holds more than one layout ({', '.join(fitting)}): "
-                             "prepare them one by one and name each data set")
+            raise ValueError(
+                f"{folder}: it holds more than one layout ({', '.join(fitting)}): "
+                "prepare them one by one and name each data set"
+            )
         if not fitting:
             expected = " or ".join(_LAYOUTS[name].LAYOUT for name in names)
             packed = " (its archives must be unpacked first)" if any(folder.glob("*.zip")) else ""
-            raise ValueError(f"{folder}: no scans recognised{packed}, expected {expected}: "
-                             "give the folder that holds the subjects")
+            raise ValueError(
+                f"{folder}: no scans recognised{packed}, expected {expected}: "
+                "give the folder that holds the subjects"
+            )
         return _LAYOUTS[fitting[0]].listing(folder)
     except OSError as error:
-        raise ValueError(f"{error.filename or folder}: cannot be read ({error.strerror or error}): "
-                         "check the disk and the permissions") from error
+        raise ValueError(
+            f"{error.filename or folder}: cannot be read ({error.strerror or error}): "
+            "check the disk and the permissions"
+        ) from error
 
 
 def read(frame: Frame, *, need_texture: bool = True) -> Scan:
@@ -61,8 +76,10 @@ def read(frame: Frame, *, need_texture: bool = True) -> Scan:
     try:
         reader = _READERS.get(path.suffix.lower())
         if reader is None:
-            raise ValueError(f"files of kind {path.suffix or 'no extension'!r} are not read: "
-                             f"export it as one of {', '.join(_READERS)}")
+            raise ValueError(
+                f"files of kind {path.suffix or 'no extension'!r} are not read: "
+                f"export it as one of {', '.join(_READERS)}"
+            )
         if not path.is_file():
             raise ValueError("no such file: check the path")
         size = path.stat().st_size
@@ -75,8 +92,10 @@ def read(frame: Frame, *, need_texture: bool = True) -> Scan:
             return scan
         return dataclasses.replace(scan, landmarks=landmarks.read(frame.landmarks, scan.vertices))
     except OSError as error:
-        raise ValueError(f"{error.filename or path}: cannot be read ({error.strerror or error}): "
-                         "check the disk and the permissions") from error
+        raise ValueError(
+            f"{error.filename or path}: cannot be read ({error.strerror or error}): "
+            "check the disk and the permissions"
+        ) from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -70,8 +70,10 @@ def rows(lines: list[bytes], *, what: str) -> np.ndarray:
     odd = np.flatnonzero(counts != counts[0])
     if len(odd):
         line = lines[odd[0]][:60].decode("latin-1")
-        raise ValueError(f"{what}: line {line!r} has {counts[odd[0]]} numbers and the first line {counts[0]} "
-                         f"(truncated or damaged?): {AGAIN}")
+        raise ValueError(
+            f"{what}: line {line!r} has {counts[odd[0]]} numbers and the first line {counts[0]} "
+            f"(truncated or damaged?): {AGAIN}"
+        )
     return numbers(b"\n".join(lines), float, what=what).reshape(len(lines), counts[0])
 
 
@@ -96,30 +98,37 @@ def in_range(index: np.ndarray, size: int, *, what: str, of: str) -> np.ndarray:
     return index
 
 
-def all_finite(vertices: np.ndarray) -> np.ndarray:
-    """`vertices` itself; ValueError saying how many are NaN or infinite."""
+def plausible(vertices: np.ndarray) -> np.ndarray:
+    """`vertices` themselves; ValueError saying how many are NaN or infinite, or that one lies absurdly far out."""
     bad = int((~np.isfinite(vertices).all(axis=1)).sum())
     if bad:
-        raise ValueError(f"{bad} of {len(vertices)} vertices are not finite numbers (NaN or infinite): "
-                         "clean the mesh and export it again")
+        raise ValueError(
+            f"{bad} of {len(vertices)} vertices are not finite numbers (NaN or infinite): clean the mesh and export it again"
+        )
+    furthest = np.abs(vertices).max(initial=0)
+    if furthest > LARGEST_COORDINATE:
+        raise ValueError(f"a coordinate of {furthest:g} mm cannot belong to a face: export it in millimetres")
     return vertices
 
 
-def checked(vertices: np.ndarray, faces: np.ndarray, *, colors: np.ndarray | None = None,
-            texture: Texture | None = None) -> Scan:
+def checked(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    *,
+    colors: np.ndarray | None = None,
+    texture: Texture | None = None,
+) -> Scan:
     """A `Scan` of plausible arrays; ValueError for NaN, stray indices or next to no geometry."""
-    all_finite(vertices)
+    plausible(vertices)
     if len(vertices) < SMALLEST or len(faces) < SMALLEST:
-        raise ValueError(f"{len(vertices)} vertices and {len(faces)} faces are too few for a face "
-                         f"(at least {SMALLEST} of each): {AGAIN}")
-    furthest = np.abs(vertices).max()
-    if furthest > LARGEST_COORDINATE:
-        raise ValueError(f"a coordinate of {furthest:g} mm cannot belong to a face: export it in millimetres")
+        raise ValueError(
+            f"{len(vertices)} vertices and {len(faces)} faces are too few for a face (at least {SMALLEST} of each): {AGAIN}"
+        )
     in_range(faces, len(vertices), what="face index", of="vertices")
     if texture is not None and not np.isfinite(texture.corner_uv).all():
         raise ValueError(f"some texture coordinates are not finite numbers: {AGAIN}, {NO_TEXTURE}")
-    return Scan(np.ascontiguousarray(vertices, np.float64), np.ascontiguousarray(faces, np.int64),
-                colors, texture)
+    vertices = np.ascontiguousarray(vertices, np.float64)
+    return Scan(vertices, np.ascontiguousarray(faces, np.int64), colors, texture)
 
 
 def to_uint8(colors: np.ndarray, *, unit: bool) -> np.ndarray:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from . import images
-from .arrays import AGAIN, NO_TEXTURE, all_finite, checked
+from .arrays import AGAIN, NO_TEXTURE, checked, plausible
 from .scan import Scan, Texture
 
 JUMP = 5.0  # grid steps; a longer edge (steeper than 78 degrees) bridges a depth jump, as from nose to cheek
@@ -27,18 +27,23 @@ def read(path: Path, *, texture: Path | None = None, need_texture: bool = True) 
     grid, valid, name = _grid(path.read_bytes())
     points = np.full(valid.shape, -1)
     points[valid] = np.arange(int(valid.sum()))
-    vertices = all_finite(np.stack([grid[axis][valid] for axis in range(3)], axis=1))
+    vertices = plausible(np.stack([grid[axis][valid] for axis in range(3)], axis=1))
     _check_upright(grid[1], valid)
     faces = _faces(points, vertices)
     scan = checked(vertices, faces)
     if not need_texture:
         return scan
     a, b = grid[3][valid], grid[4][valid]
-    if not (np.isfinite(a).all() and np.isfinite(b).all() and min(a.min(), b.min()) >= -0.01
-            and max(a.max(), b.max()) <= 1.01):
+    if not (
+        np.isfinite(a).all()
+        and np.isfinite(b).all()
+        and min(a.min(), b.min()) >= -0.01
+        and max(a.max(), b.max()) <= 1.01
+    ):
         raise ValueError(f"its image places a, b leave 0..1 (damaged file?): restore the .bnt, {NO_TEXTURE}")
     uv = np.stack([a, 1.0 - b], axis=1).astype(np.float32)
-    own = texture or images.of_stem(path)  # counts more than the name in the header, which may be an older one
+    # The image of the stem counts more than the name in the header, which may be an older one.
+    own = texture or images.of_stem(path)
     image = images.load(images.find(path, named=name or path.stem + ".png", given=own))
     return checked(vertices, faces, texture=Texture(image, uv[faces]))
 
@@ -51,18 +56,21 @@ def _grid(data: bytes) -> tuple[np.ndarray, np.ndarray, str]:
     rows, columns, background, length = struct.unpack_from("<HHdH", data)
     expected = 18 + length + 40 * rows * columns
     if len(data) != expected:
-        raise ValueError(f"{len(data)} bytes, but its header of {rows} x {columns} points and a name of {length} "
-                         f"letters makes {expected} (truncated, or not a .bnt file?): {remedy}")
+        raise ValueError(
+            f"{len(data)} bytes, but its header of {rows} x {columns} points and a name of {length} "
+            f"letters makes {expected} (truncated, or not a .bnt file?): {remedy}"
+        )
     (count,) = struct.unpack_from("<I", data, 14 + length)
     if count != 5 * rows * columns:
-        raise ValueError(f"it announces {count} numbers, but {rows} x {columns} points have "
-                         f"{5 * rows * columns}: {remedy}")
+        raise ValueError(
+            f"it announces {count} numbers, but {rows} x {columns} points have {5 * rows * columns}: {remedy}"
+        )
     grid = np.frombuffer(data, "<f8", offset=18 + length).reshape(5, rows, columns)
     grid = grid[:, ::-1]  # stored chin first
     valid = grid[2] != background
     if not valid.any():
         raise ValueError(f"all {rows * columns} points are background: {AGAIN}")
-    return grid, valid, data[14:14 + length].decode("latin-1").strip("\0 ")
+    return grid, valid, data[14 : 14 + length].decode("latin-1").strip("\0 ")
 
 
 def _check_upright(y: np.ndarray, valid: np.ndarray) -> None:
@@ -70,8 +78,10 @@ def _check_upright(y: np.ndarray, valid: np.ndarray) -> None:
     row = np.nonzero(valid)[0]
     upper, lower = y[valid][row <= np.median(row)], y[valid][row > np.median(row)]
     if len(upper) and len(lower) and upper.mean() <= lower.mean():
-        raise ValueError("y does not fall from the first to the last row of the grid (stored the other way up, or "
-                         f"its columns are not x, y, z?): {AGAIN}")
+        raise ValueError(
+            "y does not fall from the first to the last row of the grid (stored the other way up, or "
+            f"its columns are not x, y, z?): {AGAIN}"
+        )
 
 
 def _faces(points: np.ndarray, vertices: np.ndarray) -> np.ndarray:

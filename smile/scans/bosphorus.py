@@ -21,8 +21,11 @@ _SCAN = re.compile(r"(?P<subject>bs\d{3})_(?P<group>[A-Z]+)_(?P<code>.+)_(?P<rep
 
 def matches(folder: Path) -> bool:
     """Whether some subject has a range image."""
-    return any(file.name.lower().endswith(".bnt")
-               for subject in folders.subjects(folder, SUBJECT)[0] for file in folders.entries(subject))
+    return any(
+        file.name.lower().endswith(".bnt")
+        for subject in folders.subjects(folder, SUBJECT)[0]
+        for file in folders.entries(subject)
+    )
 
 
 def listing(folder: Path) -> Listing:
@@ -46,9 +49,12 @@ def listing(folder: Path) -> Listing:
                 problems.append(Problem(file, str(error)))
     sequences, doubles = folders.unique(found)
     groups = ", ".join(f"{number} {group}" for group, number in sorted(left_out.items()))
-    notes = [f"turned, occluded and ignored scans are left out for now ({groups})" if left_out else "",
-             f"{folders.count(len(others), 'other folder')} left out" if others else ""]
-    why = "; ".join(filter(None, [f"Bosphorus layout ({LAYOUT}): {folders.summary(sequences)}", *notes]))
+    why = folders.why(
+        f"Bosphorus layout ({LAYOUT})",
+        sequences,
+        folders.left_out(others),
+        f"turned, occluded and ignored scans are left out for now ({groups})" if groups else "",
+    )
     return Listing("bosphorus", why, tuple(sequences), tuple(problems + doubles))
 
 
@@ -59,8 +65,10 @@ def _sequence(file: Path, scan: re.Match[str] | None, subject: str, files: dict[
         raise ValueError(f"{file.name!r} lies in the folder of {subject}: move it to its own subject")
     group = scan["group"].upper()
     if group not in LABELLED + UNLABELLED:
-        raise ValueError(f"group {scan['group']!r} of {file.name!r} is not one of "
-                         f"{', '.join(LABELLED + UNLABELLED + LEFT_OUT)}: correct its name")
+        raise ValueError(
+            f"group {scan['group']!r} of {file.name!r} is not one of "
+            f"{', '.join(LABELLED + UNLABELLED + LEFT_OUT)}: correct its name"
+        )
     label = expression(scan["code"]) if group in LABELLED else None
     stem = file.stem.lower()
     frame = Frame(file, 0, folders.image_of(files, stem), files.get(stem + ".lm3"))

@@ -13,14 +13,18 @@ from .scan import Frame, Listing, Problem, Sequence
 
 SUBJECT = r"[FM]\d{4}"
 LAYOUT = "F0001/F0001_AN01WH_F3D.wrl"
-_MESH = re.compile(r"(?P<subject>[FM]\d{4})_(?P<expr>[A-Z]{2})(?P<level>\d{2})[A-Z]{2}_(?P<kind>F3D|RAW)\.wrl",
-                   re.IGNORECASE)
+_MESH = re.compile(
+    r"(?P<subject>[FM]\d{4})_(?P<expr>[A-Z]{2})(?P<level>\d{2})[A-Z]{2}_(?P<kind>F3D|RAW)\.wrl", re.IGNORECASE
+)
 
 
 def matches(folder: Path) -> bool:
     """Whether some subject has a mesh named after it."""
-    return any(re.match(SUBJECT + r"_.*\.wrl$", file.name, re.IGNORECASE)
-               for subject in folders.subjects(folder, SUBJECT)[0] for file in folders.entries(subject))
+    return any(
+        re.match(SUBJECT + r"_.*\.wrl$", file.name, re.IGNORECASE)
+        for subject in folders.subjects(folder, SUBJECT)[0]
+        for file in folders.entries(subject)
+    )
 
 
 def listing(folder: Path) -> Listing:
@@ -42,9 +46,12 @@ def listing(folder: Path) -> Listing:
             except ValueError as error:
                 problems.append(Problem(file, str(error)))
     sequences, doubles = folders.unique(found)
-    notes = [f"{folders.count(raw, 'uncropped RAW mesh', 'uncropped RAW meshes')} left out" if raw else "",
-             f"{folders.count(len(others), 'other folder')} left out" if others else ""]
-    why = "; ".join(filter(None, [f"BU-3DFE layout ({LAYOUT}): {folders.summary(sequences)}", *notes]))
+    why = folders.why(
+        f"BU-3DFE layout ({LAYOUT})",
+        sequences,
+        folders.left_out(others),
+        f"{folders.count(raw, 'uncropped RAW mesh', 'uncropped RAW meshes')} left out" if raw else "",
+    )
     return Listing("bu3dfe", why, tuple(sequences), tuple(problems + doubles))
 
 
@@ -52,13 +59,17 @@ def _sequence(file: Path, mesh: re.Match[str] | None, subject: str, files: dict[
     if mesh is None:
         raise ValueError(f"{file.name!r} is not named like {LAYOUT.split('/')[1]}: correct its name")
     if mesh["kind"].upper() == "RAW":
-        raise ValueError(f"{file.name!r} is uncropped and its cropped _F3D mesh is missing: restore the _F3D file")
+        raise ValueError(
+            f"{file.name!r} is uncropped and its cropped _F3D mesh is missing: restore the _F3D file"
+        )
     if mesh["subject"].upper() != subject:
         raise ValueError(f"{file.name!r} lies in the folder of {subject}: move it to its own subject")
     label = expression(mesh["expr"])
     if (label == "neutral") != (mesh["level"] == "00") or int(mesh["level"]) > 4:
-        raise ValueError(f"level {mesh['level']} of {file.name!r} does not exist (neutral has 00, the others "
-                         "01 to 04): correct its name")
+        raise ValueError(
+            f"level {mesh['level']} of {file.name!r} does not exist (neutral has 00, the others "
+            "01 to 04): correct its name"
+        )
     stem = file.stem.lower()
     # Only the image of the F3D mesh itself: the _F2D picture serves where the mesh names it (`images.find`).
     frame = Frame(file, 0, folders.image_of(files, stem), files.get(stem + ".bnd"))

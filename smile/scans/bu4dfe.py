@@ -18,8 +18,12 @@ _FRAME = re.compile(r"(\d+)\.wrl", re.IGNORECASE)
 
 def matches(folder: Path) -> bool:
     """Whether some subject has a folder with numbered meshes."""
-    return any(_FRAME.fullmatch(file.name) for subject in folders.subjects(folder, SUBJECT)[0]
-               for inner in folders.subfolders(subject) for file in folders.entries(inner))
+    return any(
+        _FRAME.fullmatch(file.name)
+        for subject in folders.subjects(folder, SUBJECT)[0]
+        for inner in folders.subfolders(subject)
+        for file in folders.entries(inner)
+    )
 
 
 def listing(folder: Path) -> Listing:
@@ -30,26 +34,33 @@ def listing(folder: Path) -> Listing:
     people = [p for p in people if p.parent not in archives]
     others = [p for p in others if p not in archives]
     problems = folders.almost_subjects(others, r"[FM]\d", "F or M and three digits")
-    found, empty = [], 0
+    found = []
     for person in people:
         for inner in folders.subfolders(person):
             frames, trouble = _frames(inner, _landmarks(archives, person.name, inner.name))
             problems += trouble
-            if not frames:
-                empty += 1
-                continue
             try:
                 label = expression(inner.name)
             except ValueError as error:
-                problems.append(Problem(inner, str(error)))
+                if frames:  # else it is a folder of something else
+                    problems.append(Problem(inner, str(error)))
                 continue
-            found.append(Sequence(person.name.upper(), label, f"{person.name.upper()}/{inner.name.capitalize()}", frames))
+            if not frames:
+                problems.append(
+                    Problem(inner, f"folder {inner.name!r} holds no frames like 000.wrl: restore them")
+                )
+                continue
+            subject = person.name.upper()
+            found.append(Sequence(subject, label, f"{subject}/{inner.name.capitalize()}", frames))
     sequences, doubles = folders.unique(found)
-    missing = 6 * len({s.subject for s in sequences}) - sum(s.label != "neutral" for s in sequences)
-    notes = [f"{missing} of the six expressions missing here and there" if missing > 0 else "",
-             f"{folders.count(empty, 'folder')} without frames" if empty else "",
-             f"{folders.count(len(others), 'other folder')} left out" if others else ""]
-    why = "; ".join(filter(None, [f"BU-4DFE layout ({LAYOUT}): {folders.summary(sequences)}", *notes]))
+    expected = 6 * len({s.subject for s in sequences})
+    missing = expected - len({(s.subject, s.label) for s in sequences if s.label != "neutral"})
+    why = folders.why(
+        f"BU-4DFE layout ({LAYOUT})",
+        sequences,
+        folders.left_out(others),
+        f"{missing} of {expected} expressions are missing" if missing else "",
+    )
     return Listing("bu4dfe", why, tuple(sequences), tuple(problems + doubles))
 
 
@@ -61,15 +72,21 @@ def _frames(folder: Path, landmarks: dict[str, Path]) -> tuple[tuple[Frame, ...]
         if not name.endswith(".wrl"):
             continue
         numbered = _FRAME.fullmatch(name)
+        number = int(numbered.group(1)) if numbered else -1
         if numbered is None:
             problems.append(Problem(file, f"mesh {file.name!r} has no frame number: rename it like 000.wrl"))
-        elif int(numbered.group(1)) in frames:
-            problems.append(Problem(file, f"frame {int(numbered.group(1))} is already there as "
-                                          f"{frames[int(numbered.group(1))].path.name}: keep one of the two"))
+        elif number in frames:
+            problems.append(
+                Problem(
+                    file,
+                    f"frame {number} is already there as {frames[number].path.name}: keep one of the two",
+                )
+            )
         else:
-            stem = file.stem.lower()
-            frames[int(numbered.group(1))] = Frame(file, int(numbered.group(1)), folders.image_of(files, stem),
-                                                   files.get(stem + ".bnd", landmarks.get(stem + ".bnd")))
+            bnd = file.stem.lower() + ".bnd"
+            frames[number] = Frame(
+                file, number, folders.image_of(files, file.stem), files.get(bnd, landmarks.get(bnd))
+            )
     return tuple(frames[number] for number in sorted(frames)), problems
 
 

@@ -29,14 +29,19 @@ def subjects(folder: Path, pattern: str) -> tuple[list[Path], list[Path]]:
 
 def _split(folders: list[Path], pattern: str) -> tuple[list[Path], list[Path]]:
     fits = [bool(re.fullmatch(pattern, p.name, re.IGNORECASE)) for p in folders]
-    return ([p for p, fit in zip(folders, fits, strict=True) if fit],
-            [p for p, fit in zip(folders, fits, strict=True) if not fit])
+    return (
+        [p for p, fit in zip(folders, fits, strict=True) if fit],
+        [p for p, fit in zip(folders, fits, strict=True) if not fit],
+    )
 
 
 def almost_subjects(others: list[Path], pattern: str, rule: str) -> list[Problem]:
     """A Problem for each folder that is probably a subject with a mistyped name; others pass in silence."""
-    return [Problem(p, f"folder {p.name!r} looks like a subject, but a subject is {rule}: correct its name")
-            for p in others if re.match(pattern, p.name, re.IGNORECASE)]
+    return [
+        Problem(p, f"folder {p.name!r} looks like a subject, but a subject is {rule}: correct its name")
+        for p in others
+        if re.match(pattern, p.name, re.IGNORECASE)
+    ]
 
 
 def by_lower_name(files: Iterable[Path]) -> dict[str, Path]:
@@ -54,8 +59,13 @@ def unique(sequences: Iterable[Sequence]) -> tuple[list[Sequence], list[Problem]
     problems = []
     for sequence in sequences:
         if sequence.name in first:
-            problems.append(Problem(sequence.frames[0].path, f"{sequence.name} is already there as "
-                                    f"{first[sequence.name].frames[0].path}: keep one of the two"))
+            problems.append(
+                Problem(
+                    sequence.frames[0].path,
+                    f"{sequence.name} is already there as "
+                    f"{first[sequence.name].frames[0].path}: keep one of the two",
+                )
+            )
         else:
             first[sequence.name] = sequence
     return [first[name] for name in sorted(first)], problems
@@ -65,7 +75,12 @@ def count(number: int, singular: str, plural: str | None = None) -> str:
     return f"{number} {singular if number == 1 else plural or singular + 's'}"
 
 
-def summary(sequences: list[Sequence]) -> str:
-    """`3 subjects, 18 sequences, 54 frames`."""
+def why(layout: str, sequences: list[Sequence], *notes: str) -> str:
+    """What was recognised, for the person who asked; empty notes are left out."""
     people, frames = {s.subject for s in sequences}, sum(len(s.frames) for s in sequences)
-    return f"{count(len(people), 'subject')}, {count(len(sequences), 'sequence')}, {count(frames, 'frame')}"
+    found = f"{count(len(people), 'subject')}, {count(len(sequences), 'sequence')}, {count(frames, 'frame')}"
+    return "; ".join([f"{layout}: {found}", *filter(None, notes)])
+
+
+def left_out(others: list[Path]) -> str:
+    return f"{count(len(others), 'other folder')} left out" if others else ""

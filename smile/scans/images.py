@@ -23,7 +23,8 @@ def load(path: Path) -> np.ndarray:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's: of odd metadata, and of the size, which is checked here
+            # Pillow warns of odd metadata and of the size, which is checked here.
+            warnings.simplefilter("ignore")
             with Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF")) as image:
                 if image.width * image.height > LARGEST:
                     raise ValueError(f"{image.width} x {image.height} pixels are more than {LARGEST:,}")
@@ -64,7 +65,9 @@ def _descend(folder: Path, parts: Sequence[str]) -> Path | None:
         if part in ("..", "/") or not place.is_dir():
             return None
         exact = place / part
-        others = [] if exact.exists() else sorted(p for p in place.iterdir() if p.name.lower() == part.lower())
+        others = (
+            [] if exact.exists() else sorted(p for p in place.iterdir() if p.name.lower() == part.lower())
+        )
         place = others[0] if others else exact
     return place if place.is_file() else None
 
@@ -103,13 +106,16 @@ def side_by_side(images: Sequence[np.ndarray], corner_uv: np.ndarray, which: np.
     heights, widths = (np.array([image.shape[axis] for image in images]) for axis in (0, 1))
     height, width = int(heights.max()), int(widths.sum())
     if height * width > LARGEST:
-        raise ValueError(f"its {len(images)} texture images need {width} x {height} pixels together, more "
-                         f"than {LARGEST:,}: export with smaller textures, {NO_TEXTURE}")
+        raise ValueError(
+            f"its {len(images)} texture images need {width} x {height} pixels together, more "
+            f"than {LARGEST:,}: export with smaller textures, {NO_TEXTURE}"
+        )
     lefts = np.cumsum(widths) - widths
     atlas = np.zeros((height, width, 3), np.uint8)
     for image, left in zip(images, lefts, strict=True):
-        atlas[:image.shape[0], left:left + image.shape[1]] = image
-    tiled = corner_uv - np.floor(corner_uv.mean(axis=1, keepdims=True))  # repeated tiles, back into 0..1 by face
+        atlas[: image.shape[0], left : left + image.shape[1]] = image
+    # Repeated tiles go back into 0..1, a face at a time.
+    tiled = corner_uv - np.floor(corner_uv.mean(axis=1, keepdims=True))
     size = np.stack([widths, heights], axis=1)[which][:, None, :].astype(np.float64)  # (f, 1, 2)
     pixel = np.clip(tiled, 0.5 / size, 1 - 0.5 / size) * size
     u = (lefts[which][:, None] + pixel[..., 0]) / width

@@ -13,25 +13,74 @@ import numpy as np
 
 from .arrays import rows
 
-KEY_POINTS = ("nose_tip", "nose_bridge", "subnasale", "chin", "right_eye_outer", "right_eye_inner",
-              "left_eye_inner", "left_eye_outer", "right_mouth_corner", "left_mouth_corner")
+KEY_POINTS = (
+    "nose_tip",
+    "nose_bridge",
+    "subnasale",
+    "chin",
+    "right_eye_outer",
+    "right_eye_inner",
+    "left_eye_inner",
+    "left_eye_outer",
+    "right_mouth_corner",
+    "left_mouth_corner",
+)
 
 # iBUG 68 (300-W), 0-based.
-_IBUG68 = {8: "chin", 27: "nose_bridge", 30: "nose_tip", 33: "subnasale", 36: "right_eye_outer",
-           39: "right_eye_inner", 42: "left_eye_inner", 45: "left_eye_outer", 48: "right_mouth_corner",
-           54: "left_mouth_corner"}
-# BU 83, 0-based: groups after menpo `bu3dfe_83`, corners after Deep-MVLM; they agree. It holds no nose tip.
-_BU83 = {0: "right_eye_inner", 4: "right_eye_outer", 8: "left_eye_inner", 12: "left_eye_outer",
-         48: "right_mouth_corner", 54: "left_mouth_corner", 75: "chin"}
-_BOSPHORUS = {"nose tip": "nose_tip", "chin middle": "chin", "outer right eye corner": "right_eye_outer",
-              "inner right eye corner": "right_eye_inner", "inner left eye corner": "left_eye_inner",
-              "outer left eye corner": "left_eye_outer", "right mouth corner": "right_mouth_corner",
-              "left mouth corner": "left_mouth_corner"}
-_BOSPHORUS |= {label: label.replace(" ", "_") for label in (
-    "outer left eyebrow", "middle left eyebrow", "inner left eyebrow", "inner right eyebrow",
-    "middle right eyebrow", "outer right eyebrow", "nose saddle left", "nose saddle right", "left nose peak", "right nose peak",
-    "upper lip outer middle", "upper lip inner middle", "lower lip inner middle", "lower lip outer middle",
-    "ear lobe left", "ear lobe right")}
+_IBUG68 = {
+    8: "chin",
+    27: "nose_bridge",
+    30: "nose_tip",
+    33: "subnasale",
+    36: "right_eye_outer",
+    39: "right_eye_inner",
+    42: "left_eye_inner",
+    45: "left_eye_outer",
+    48: "right_mouth_corner",
+    54: "left_mouth_corner",
+}
+# BU 83, 0-based: groups after menpo `bu3dfe_83`, corners after Deep-MVLM. They agree on the order and not on which
+# side is left, so `_own_left` decides. There is no nose tip.
+_BU83 = {
+    0: "right_eye_inner",
+    4: "right_eye_outer",
+    8: "left_eye_inner",
+    12: "left_eye_outer",
+    48: "right_mouth_corner",
+    54: "left_mouth_corner",
+    75: "chin",
+}
+_BOSPHORUS = {
+    "nose tip": "nose_tip",
+    "chin middle": "chin",
+    "outer right eye corner": "right_eye_outer",
+    "inner right eye corner": "right_eye_inner",
+    "inner left eye corner": "left_eye_inner",
+    "outer left eye corner": "left_eye_outer",
+    "right mouth corner": "right_mouth_corner",
+    "left mouth corner": "left_mouth_corner",
+}
+_BOSPHORUS |= {
+    label: label.replace(" ", "_")
+    for label in (
+        "outer left eyebrow",
+        "middle left eyebrow",
+        "inner left eyebrow",
+        "inner right eyebrow",
+        "middle right eyebrow",
+        "outer right eyebrow",
+        "nose saddle left",
+        "nose saddle right",
+        "left nose peak",
+        "right nose peak",
+        "upper lip outer middle",
+        "upper lip inner middle",
+        "lower lip inner middle",
+        "lower lip outer middle",
+        "ear lobe left",
+        "ear lobe right",
+    )
+}
 
 SAME_VERTEX = 0.1  # mm between a .bnd row and its vertex; the files print at least three decimals
 MATCHING = 0.9  # of the rows must lie on their vertex
@@ -103,11 +152,15 @@ def bnd(text: bytes, vertices: np.ndarray) -> dict[str, np.ndarray]:
     table = rows(lines, what=".bnd")
     names = {68: _IBUG68, 83: _BU83}.get(len(table))
     if names is None or table.shape[1] != 4:
-        raise ValueError(f"it holds {len(table)} rows of {table.shape[1]} numbers where 68 or 83 rows of 4 "
-                         f"are known (truncated?): {_REMEDY}")
+        raise ValueError(
+            f"it holds {len(table)} rows of {table.shape[1]} numbers where 68 or 83 rows of 4 "
+            f"are known (truncated?): {_REMEDY}"
+        )
     on_vertex = lies_on(table, vertices, base=index_base(table, vertices))
-    points = {names.get(row, f"{'ibug68' if len(table) == 68 else 'bu83'}_{row:02d}"): table[row, 1:].copy()
-              for row in np.flatnonzero(on_vertex).tolist()}
+    points = {
+        names.get(row, f"{'ibug68' if len(table) == 68 else 'bu83'}_{row:02d}"): table[row, 1:].copy()
+        for row in np.flatnonzero(on_vertex).tolist()
+    }
     return points if len(table) == 68 else _own_left(points)
 
 
@@ -118,9 +171,11 @@ def index_base(table: np.ndarray, vertices: np.ndarray) -> int:
     """
     fitting = [int(lies_on(table, vertices, base=base).sum()) for base in (0, 1)]
     if max(fitting) < MATCHING * len(table):
-        raise ValueError(f"only {max(fitting)} of {len(table)} points lie on the vertex that their index names, "
-                         "counted from 0 or from 1, so it belongs to another mesh (in BU-3DFE it fits _F3D and "
-                         f"not _RAW): {_REMEDY}")
+        raise ValueError(
+            f"only {max(fitting)} of {len(table)} points lie on the vertex that their index names, "
+            "counted from 0 or from 1, so it belongs to another mesh (in BU-3DFE it fits _F3D and "
+            f"not _RAW): {_REMEDY}"
+        )
     return int(np.argmax(fitting))
 
 
@@ -135,7 +190,10 @@ def lies_on(table: np.ndarray, vertices: np.ndarray, *, base: int) -> np.ndarray
 def _own_left(points: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Left and right exchanged where the file means the viewer's; no source states which a data set means."""
     twins = {name: name.replace("left", "right") for name in points if "left" in name}
-    if sum(float(points[left][0] - points[right][0]) for left, right in twins.items() if right in points) >= 0:
+    if (
+        sum(float(points[left][0] - points[right][0]) for left, right in twins.items() if right in points)
+        >= 0
+    ):
         return points
     warnings.warn("the landmarks call left what has the smaller x: both sides were exchanged", stacklevel=3)
     other = {"left": "right", "right": "left"}

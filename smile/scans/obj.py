@@ -15,6 +15,9 @@ from . import images
 from .arrays import AGAIN, NO_TEXTURE, checked, fan, in_range, numbers, rows, to_uint8, words_per_line
 from .scan import Scan, Texture
 
+_Material = tuple[str | None, tuple[float, ...]]  # image as written after map_Kd, diffuse colour
+_GREY = (0.5, 0.5, 0.5)
+
 
 def read(path: Path, *, texture: Path | None = None, need_texture: bool = True) -> Scan:
     """`Scan` in mm, vertices in the order of the `v` lines; several materials become one texture, side by side.
@@ -39,13 +42,17 @@ def read(path: Path, *, texture: Path | None = None, need_texture: bool = True) 
     if not need_texture or (colors is not None and not (uv_rows and (libraries or images.of_stem(path)))):
         return scan
     if not uv_rows:
-        raise ValueError("it holds neither texture coordinates nor vertex colours: export it with its texture, "
-                         + NO_TEXTURE)
+        raise ValueError(
+            "it holds neither texture coordinates nor vertex colours: export it with its texture, "
+            + NO_TEXTURE
+        )
     uv = rows(uv_rows, what="vt")
     if uv.shape[1] < 2:
         raise ValueError(f"its vt lines hold one number where 2 are needed: {AGAIN}, {NO_TEXTURE}")
     materials = np.array(["", *_names([lines[i] for i in where[b"us"]])])[us[corners[:, 0]]]  # (f,)
-    merged = _texture(path, uv[:, :2], _absolute(index[:, 1], vt)[corners], materials, libraries, given=texture)
+    merged = _texture(
+        path, uv[:, :2], _absolute(index[:, 1], vt)[corners], materials, libraries, given=texture
+    )
     return checked(vertices, faces, colors=colors, texture=merged)
 
 
@@ -97,67 +104,82 @@ def _names(lines: list[bytes]) -> list[str]:
     return [line.decode("utf-8", "replace").partition(" ")[2].strip() for line in lines]
 
 
-def _texture(path: Path, uv: np.ndarray, uv_index: np.ndarray, names: np.ndarray, libraries: list[str], *,
-             given: Path | None) -> Texture:
+def _texture(
+    path: Path,
+    uv: np.ndarray,
+    uv_index: np.ndarray,
+    names: np.ndarray,
+    libraries: list[str],
+    *,
+    given: Path | None,
+) -> Texture:
     """One texture out of the materials in use.
 
     `uv`: (vt, 2); `uv_index`: (f, 3) into it, negative for none; `names`: (f,) material of each face, "" for none.
     """
-    materials: dict[str, tuple[str | None, tuple[float, ...]]] = {}
+    materials: dict[str, _Material] = {}
     for library in libraries:
         file = images.beside(path, library)
         if file is not None:
             materials |= _materials(file.read_bytes())
     used, which = np.unique(names, return_inverse=True)
-    with_image = [bool(materials.get(name, (None, ()))[0]) for name in used]
-    if not any(with_image):
-        lost = [n for n in libraries if images.beside(path, n) is None]
-        if lost and given is None and not images.of_stem(path):
-            raise ValueError(f"material file {lost[0]!r}, which names the texture, is missing beside the mesh: "
-                             f"restore it, {NO_TEXTURE}")
-        loaded = [images.load(images.find(path, named=None, given=given))]
-        which = np.zeros(len(names), np.int64)
-        textured = np.ones(len(names), bool)
+    own = [materials.get(name, (None, _GREY)) for name in used]
+    if any(image for image, _ in own):
+        sources = sorted({(image or "", () if image else color) for image, color in own})  # each image once
+        place = np.array([sources.index((image or "", () if image else color)) for image, color in own])[
+            which
+        ]
+        loaded = [_image(path, image) if image else _patch(color) for image, color in sources]
+        textured = np.array([bool(image) for image, _ in sources])[place]
     else:
-        loaded = [_image(path, materials.get(name, (None, ()))) for name in used]
-        textured = np.array(with_image)[which]
+        lost = [name for name in libraries if images.beside(path, name) is None]
+        if lost and given is None and not images.of_stem(path):
+            raise ValueError(
+                f"material file {lost[0]!r}, which names the texture, is missing beside the mesh: restore it, {NO_TEXTURE}"
+            )
+        loaded = [images.load(images.find(path, named=None, given=given))]
+        place, textured = np.zeros(len(names), np.int64), np.ones(len(names), bool)
     bare = int((uv_index[textured] < 0).any(axis=1).sum())
     if bare:
-        raise ValueError(f"{bare} of {len(names)} faces have no texture coordinates: export it with its texture, "
-                         + NO_TEXTURE)
+        raise ValueError(
+            f"{bare} of {len(names)} faces have no texture coordinates: export it with its texture, "
+            + NO_TEXTURE
+        )
     in_range(uv_index[textured], len(uv), what="texture index", of="vt lines")
     corner_uv = np.full((len(names), 3, 2), 0.5, np.float32)  # the middle of a plain patch of colour
     corner_uv[textured] = uv[uv_index[textured]]
-    return images.side_by_side(loaded, corner_uv, which)
+    return images.side_by_side(loaded, corner_uv, place)
 
 
-def _image(path: Path, material: tuple[str | None, tuple[float, ...]]) -> np.ndarray:
-    """The image of a material, or a patch of its plain colour."""
-    name, color = material
-    if name is None:
-        return np.broadcast_to(to_uint8(np.array(color or (0.5, 0.5, 0.5)), unit=True), (4, 4, 3)).copy()
+def _image(path: Path, name: str) -> np.ndarray:
+    """The image of a material; options such as `-s 1 1 1` may stand before its name."""
     file = images.beside(path, name) or images.beside(path, name.split()[-1])
     if file is None:
         raise images.missing(name.split()[-1])
     return images.load(file)
 
 
-def _materials(text: bytes) -> dict[str, tuple[str | None, tuple[float, ...]]]:
-    """A `.mtl` file -> material name: (image as written after map_Kd or None, diffuse colour)."""
-    out: dict[str, tuple[str | None, tuple[float, ...]]] = {}
+def _patch(color: tuple[float, ...]) -> np.ndarray:
+    """(4, 4, 3) uint8 of a material without an image."""
+    return np.tile(to_uint8(np.array(color), unit=True), (4, 4, 1))
+
+
+def _materials(text: bytes) -> dict[str, _Material]:
+    """A `.mtl` file -> name of each material: itself."""
+    out: dict[str, _Material] = {}
     name = None
     for line in text.decode("utf-8", "replace").splitlines():
         key, _, rest = line.strip().partition(" ")
         rest = rest.strip()
         if key == "newmtl":
             name = rest
-            out[name] = (None, ())
+            out[name] = (None, _GREY)
         elif key == "map_Kd" and name is not None and rest:
             out[name] = (rest, out[name][1])
         elif key == "Kd" and name is not None:
             try:
                 color = tuple(float(word) for word in rest.split()[:3])
             except ValueError:
-                color = ()
-            out[name] = (out[name][0], color if len(color) == 3 else ())
+                continue
+            out[name] = (out[name][0], color if len(color) == 3 else _GREY)
     return out

@@ -39,9 +39,7 @@ def listing(folder: Path) -> Listing:
         subject = capture["subject"].upper()
         found.append(Sequence(subject, label, f"{subject}/{label}_{int(capture['rep'])}", (Frame(file),)))
     sequences, doubles = folders.unique(found)
-    why = f"a scanner's export ({LAYOUT}): {folders.summary(sequences)}"
-    if problems:
-        why += f"; {folders.count(len(problems), 'mesh', 'meshes')} set aside"
+    why = folders.why(f"a scanner's export ({LAYOUT})", sequences)
     return Listing("scanner", why, tuple(sequences), tuple(problems + doubles))
 
 

@@ -57,8 +57,10 @@ def parse(text: bytes) -> list[Node]:
     text = text.removeprefix(b"\xef\xbb\xbf")
     if not text.startswith(b"#VRML V2.0"):
         start = text[:20].decode("latin-1")
-        raise ValueError(f"it starts with {start!r} and not with '#VRML V2.0' (packed, or another format?): "
-                         "export it as VRML 2.0 (VRML97), OBJ or PLY")
+        raise ValueError(
+            f"it starts with {start!r} and not with '#VRML V2.0' (packed, or another format?): "
+            "export it as VRML 2.0 (VRML97), OBJ or PLY"
+        )
     return _Reader(_without_comments(text)).nodes(closing=b"", depth=0)
 
 
@@ -93,7 +95,7 @@ class _Reader:
 
     def peek(self) -> re.Match[bytes] | None:
         found = _TOKEN.match(self.text, self.at)
-        if found is None and self.text[self.at:self.at + 1000].strip(b" \t\r\n,"):
+        if found is None and self.text[self.at : self.at + 1000].strip(b" \t\r\n,"):
             raise ValueError(_TRUNCATED.format("a quoted string"))
         return found
 
@@ -147,7 +149,9 @@ class _Reader:
             raise ValueError(f"its nodes are nested more than {_DEEPEST} deep: export it as OBJ or PLY")
         opening = self.take(inside=f"{name} {{ }}")
         if opening != b"{":
-            raise ValueError(f"{_show(opening)!r} follows {name!r} where '{{' should (damaged file?): {AGAIN}")
+            raise ValueError(
+                f"{_show(opening)!r} follows {name!r} where '{{' should (damaged file?): {AGAIN}"
+            )
         node = Node(name)
         while (word := self.take(inside=f"{name} {{ }}")) != b"}":
             if word == b"ROUTE":
@@ -155,8 +159,9 @@ class _Reader:
                     self.take(inside="a ROUTE")
                 continue
             if word[:1] in b'[]{"':
-                raise ValueError(f"{_show(word)!r} stands in {name} where a field should begin (damaged file?): "
-                                 + AGAIN)
+                raise ValueError(
+                    f"{_show(word)!r} stands in {name} where a field should begin (damaged file?): " + AGAIN
+                )
             node.fields[word.decode("latin-1")] = self.value(f"{name}.{_show(word)}", depth + 1)
         return node
 
@@ -165,7 +170,7 @@ class _Reader:
             start = self.at
             while _NUMERIC.match(self.text, self.at):
                 self.take(inside=what)
-            return self.text[start:self.at]
+            return self.text[start : self.at]
         word = self.take(inside=what)
         if word == b"[":
             return self.array(what, depth)
@@ -195,7 +200,8 @@ class _Reader:
 
 
 def _show(word: bytes) -> str:
-    return word[:40].decode("latin-1")
+    """A word for a message: short, and without what would steer a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in word[:40].decode("latin-1"))
 
 
 def _unquoted(word: bytes) -> str:

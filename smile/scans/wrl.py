@@ -42,7 +42,7 @@ def read(path: Path, *, texture: Path | None = None, need_texture: bool = True) 
     for shape, matrix in _shapes(parse(path.read_bytes())):
         geometry = shape.node("geometry")
         if geometry is not None and geometry.kind == "IndexedFaceSet":
-            parts.append(_part(geometry, shape, matrix))
+            parts.append(_part(geometry, shape, matrix, need_texture=need_texture))
         elif geometry is not None:
             others.add(geometry.kind)
     if not parts:
@@ -76,6 +76,7 @@ def _shapes(nodes: list[Node]) -> Iterator[tuple[Node, np.ndarray]]:
 
 def _local(node: Node) -> np.ndarray:
     """(4, 4) of a Transform: translation, centre, rotation and scale in the order of the standard."""
+
     def vector(name: str, default: tuple[float, ...]) -> np.ndarray:
         values = node.numbers(name)
         if not len(values):
@@ -104,7 +105,7 @@ def _rotation(axis_angle: np.ndarray) -> np.ndarray:
     return np.eye(3) + math.sin(axis_angle[3]) * cross + (1 - math.cos(axis_angle[3])) * cross @ cross
 
 
-def _part(face_set: Node, shape: Node, matrix: np.ndarray) -> _Part:
+def _part(face_set: Node, shape: Node, matrix: np.ndarray, *, need_texture: bool) -> _Part:
     vertices = _tuples(face_set.node("coord", "Coordinate"), "point", 3)
     index = face_set.numbers("coordIndex", np.int64)
     if not len(index):
@@ -115,21 +116,29 @@ def _part(face_set: Node, shape: Node, matrix: np.ndarray) -> _Part:
         corners, faces = corners[:, ::-1], faces[:, ::-1]
     if not np.array_equal(matrix, np.eye(4)):
         # No file name in it: Python then says it once and not for each of a million frames.
-        warnings.warn("a .wrl holds a Transform that moves, turns or scales the face; it was applied", stacklevel=2)
+        warnings.warn(
+            "a .wrl holds a Transform that moves, turns or scales the face; it was applied", stacklevel=2
+        )
         vertices = vertices @ matrix[:3, :3].T + matrix[:3, 3]
     appearance = shape.node("appearance")
     image = appearance.node("texture", "ImageTexture") if appearance is not None else None
-    return _Part(vertices, faces, _corner_uv(face_set, corners, index),
-                 _colors(face_set, corners, index, len(vertices)),
-                 image.string("url") if image is not None else None)
+    return _Part(
+        vertices,
+        faces,
+        _corner_uv(face_set, corners, index) if need_texture else None,
+        _colors(face_set, corners, index, len(vertices)),
+        image.string("url") if image is not None else None,
+    )
 
 
 def _tuples(node: Node | None, name: str, width: int) -> np.ndarray:
     """(n, width) float64 of a node's list of points; empty where there is none."""
     values = node.numbers(name) if node is not None else np.zeros(0)
     if len(values) % width:
-        raise ValueError(f"{node.kind if node else ''}.{name} holds {len(values)} numbers, not a multiple of "
-                         f"{width} (a truncated file?): {AGAIN}")
+        raise ValueError(
+            f"{node.kind if node else ''}.{name} holds {len(values)} numbers, not a multiple of "
+            f"{width} (a truncated file?): {AGAIN}"
+        )
     return values.reshape(-1, width)
 
 
@@ -182,12 +191,14 @@ def _texture(path: Path, parts: list[_Part], *, given: Path | None, colored: boo
     if not urls and colored:
         return None
     if any(p.corner_uv is None for p in parts):
-        raise ValueError("it holds no texture coordinates (TextureCoordinate): export it with its texture, "
-                         + NO_TEXTURE)
+        raise ValueError(
+            "it holds no texture coordinates (TextureCoordinate): export it with its texture, " + NO_TEXTURE
+        )
     if len(urls) > 1:  # several atlases: each shape to its own
         if any(not p.url for p in parts):
-            raise ValueError("some of its shapes name a texture image and some do not: export it with one, "
-                             + NO_TEXTURE)
+            raise ValueError(
+                "some of its shapes name a texture image and some do not: export it with one, " + NO_TEXTURE
+            )
         files = []
         for url in urls:
             file = images.beside(path, url)

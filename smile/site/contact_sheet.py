@@ -23,6 +23,7 @@ def contact_sheet(site: Site, path: Path, *, columns: int = 4, seed: int = 0) ->
 
     labels = [label for label in (*EXPRESSIONS, "") if (site.labels == label).any()]
     rng = np.random.default_rng(seed)
+    columns = min(columns, max(int((site.labels == label).sum()) for label in labels))
     scale = -(-VIEW // site.views.size)
     side = scale * site.views.size
     width, height = side * len(site.views.yaws) + MARGIN, side + CAPTION + MARGIN
@@ -80,11 +81,15 @@ def _draw_samples(site: Site, label: str, columns: int, rng: np.random.Generator
 
 def _title(site: Site) -> str:
     counts = site.manifest["counts"]
-    return (f"{site.manifest['dataset']}: {counts['samples']} scans, {counts['subjects']} subjects, "
-            f"{counts['sequences']} sequences, {counts['rejected']} rejected")
+    return (
+        f"{site.manifest['dataset']}: {counts['samples']} scans, {counts['subjects']} subjects, "
+        f"{counts['sequences']} sequences, {counts['rejected']} rejected"
+    )
 
 
 def _subtitle(site: Site) -> str:
     yaws = ", ".join(f"{yaw:g}" for yaw in site.views.yaws)
-    return (f"views at {yaws} degrees, {site.views.size} px, {' + '.join(site.views.modalities)}, "
-            f"radius {site.views.radius:g} mm, {site.manifest['renderer']}. Shows faces: keep it with the site.")
+    return (
+        f"views at {yaws} degrees, {site.views.size} px, {' + '.join(site.views.modalities)}, "
+        f"radius {site.views.radius:g} mm, {site.manifest['renderer']}. Shows faces: keep it with the site."
+    )

@@ -65,8 +65,8 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_json(path: Path, value: Any) -> None:
-    text = json.dumps(value, indent=2) + "\n"
+def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
+    text = json.dumps(value, indent=indent) + "\n"
     write_atomic(path, lambda file: file.write(text.encode()))
 
 
@@ -75,8 +75,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_shard(site: Path, key: str, views: np.ndarray, *, positions: tuple[int, ...],
-                rejected: dict[int, str], renderer: str) -> Record:
+def write_shard(
+    site: Path,
+    key: str,
+    views: np.ndarray,
+    *,
+    positions: tuple[int, ...],
+    rejected: dict[int, str],
+    renderer: str,
+) -> Record:
     """`views` (n, V, C, H, W) uint8 -> SHARDS/key.npy, then its record: without it a shard is absent."""
     buffer = io.BytesIO()
     np.save(buffer, views, allow_pickle=False)
@@ -90,7 +97,7 @@ def write_shard(site: Path, key: str, views: np.ndarray, *, positions: tuple[int
 
 
 def write_record(site: Path, key: str, record: Record) -> None:
-    write_json(site / SHARDS / f"{key}.json", {"schema": SCHEMA, **asdict(record)})
+    write_json(site / SHARDS / f"{key}.json", {"schema": SCHEMA, **asdict(record)}, indent=None)
 
 
 def read_record(site: Path, key: str) -> Record:
@@ -109,8 +116,9 @@ def read_record(site: Path, key: str) -> Record:
             raise ValueError("its .npy has changed since it was written")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"shard {folder / key} is damaged ({reason}): run `smile prepare` again, it mends it"
-                         ) from None
+        raise ValueError(
+            f"shard {folder / key} is damaged ({reason}): run `smile prepare` again, it mends it"
+        ) from None
     return record
 
 
@@ -137,7 +145,9 @@ def locked(site: Path) -> Iterator[None]:
             try:
                 fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ValueError(f"another `smile prepare` is at work on {site}: wait for it or stop it") from None
+                raise ValueError(
+                    f"another `smile prepare` is at work on {site}: wait for it or stop it"
+                ) from None
             except OSError:
                 pass  # a network file system without locks: better to go on than to be unusable there
         (site / SHARDS).mkdir(exist_ok=True)

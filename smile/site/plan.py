@@ -63,8 +63,12 @@ def select(length: int, frames: int) -> list[int]:
 def plain_views(views: ViewConfig) -> dict[str, Any]:
     """The view settings as plain values, spelled one way (95 and 95.0 mm are the same setting)."""
     values = dataclasses.asdict(views)
-    return {**values, "yaws": [float(yaw) for yaw in views.yaws], "modalities": list(views.modalities),
-            "radius": float(views.radius)}
+    return {
+        **values,
+        "yaws": [float(yaw) for yaw in views.yaws],
+        "modalities": list(views.modalities),
+        "radius": float(views.radius),
+    }
 
 
 def views_hash(views: ViewConfig) -> str:

@@ -11,6 +11,7 @@ import signal
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -89,7 +90,9 @@ def _without_the_fatal_scan(task: Task, worker: _Worker) -> Task:
     _stop(worker)
     code = worker.process.exitcode
     if not worker.alive:
-        raise ValueError(f"the worker processes cannot start (exit code {code}): try --jobs 0, which has none")
+        raise ValueError(
+            f"the worker processes cannot start (exit code {code}): try --jobs 0, which has none"
+        )
     how = f"signal {-code}, {signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
     reason = f"the process working on it ended ({how}): a broken file, or no memory: try a smaller --jobs"
     return replace(task, fatal={**task.fatal, worker.position: reason})
@@ -117,6 +120,7 @@ def _stop(worker: _Worker) -> None:
 
 def serve(pipe: Connection, settings: Settings) -> None:
     """A worker process: tasks in, positions and results out, until the parent closes the pipe or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(EOFError, OSError):
         pipe.send("ready")
         while True:
@@ -145,6 +149,7 @@ def _no_interrupt() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    resource_tracker.ensure_running()  # Python's own helper process: starting it would unblock the signal again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -4,6 +4,7 @@ n samples, V views, C channels, H W image rows and columns.
 """
 
 import csv
+import itertools
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -73,8 +74,8 @@ class Site:
         out = np.empty((len(rows), len(views.yaws), channels, views.size, views.size), np.uint8)
         shards = self._shard[rows]
         order = np.argsort(shards, kind="stable")
-        bounds = np.flatnonzero(np.diff(shards[order], prepend=-1)).tolist()
-        for begin, end in zip(bounds, [*bounds[1:], len(rows)], strict=True):
+        edges = np.flatnonzero(np.diff(shards[order], prepend=-1, append=-1))
+        for begin, end in itertools.pairwise(edges):
             places = order[begin:end]
             data, offsets, start = self._map(int(shards[places[0]])), self.offsets[rows[places]], 0
             for part in slices:
@@ -87,8 +88,10 @@ class Site:
         for name in modalities or ():
             if name not in stored:
                 wanted = ",".join(m for m in CHANNELS if m in {*stored, *(modalities or ())})
-                raise ValueError(f"{self.path} has no {name}, it was prepared with {', '.join(stored)}: run `smile "
-                                 f"prepare` again with --modalities {wanted}")
+                raise ValueError(
+                    f"{self.path} has no {name}, it was prepared with {', '.join(stored)}: run `smile "
+                    f"prepare` again with --modalities {wanted}"
+                )
         merged: list[slice] = []
         for name, part in stored.items():
             if modalities is not None and name not in modalities:
@@ -109,8 +112,10 @@ class Site:
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} cannot be opened ({error}): run `smile prepare` again") from None
         if data.dtype != np.uint8 or data.shape[1:] != self._shape or len(data) < self._samples[shard]:
-            raise ValueError(f"{path} holds {data.shape} {data.dtype}, which does not fit the index: "
-                             "run `smile prepare` again")
+            raise ValueError(
+                f"{path} holds {data.shape} {data.dtype}, which does not fit the index: "
+                "run `smile prepare` again"
+            )
         self._maps[shard] = data
         if len(self._maps) > OPEN_SHARDS:
             self._maps.popitem(last=False)
@@ -130,19 +135,24 @@ class Site:
             header = sizes.get(f"{key}.npy", -1) - int(samples) * int(np.prod(self._shape))
             if not 64 <= header <= 256:  # of an .npy with such a shape: 128
                 state = "missing" if f"{key}.npy" not in sizes else "of the wrong size"
-                raise ValueError(f"{self.path / disk.SHARDS / key}.npy is {state}: run `smile prepare` again, "
-                                 "it mends it")
+                raise ValueError(
+                    f"{self.path / disk.SHARDS / key}.npy is {state}: run `smile prepare` again, it mends it"
+                )
 
 
 def _manifest(path: Path) -> dict[str, Any]:
     manifest = disk.read_manifest(path)
     if manifest is None:
         if disk.is_site(path):
-            raise ValueError(f"{path} is not finished: run the same `smile prepare` again, it goes on from there")
+            raise ValueError(
+                f"{path} is not finished: run the same `smile prepare` again, it goes on from there"
+            )
         raise ValueError(f"{path} is no prepared site: make one with `smile prepare RAW {path}`")
     if manifest.get("schema") != disk.SCHEMA:
-        raise ValueError(f"{path} was prepared by another version of smile (schema {manifest.get('schema')}, this "
-                         f"one reads {disk.SCHEMA}): run `smile prepare` again")
+        raise ValueError(
+            f"{path} was prepared by another version of smile (schema {manifest.get('schema')}, this "
+            f"one reads {disk.SCHEMA}): run `smile prepare` again"
+        )
     return manifest
 
 
@@ -151,8 +161,10 @@ def _views(path: Path, manifest: dict[str, Any]) -> ViewConfig:
         views = manifest["views"]
         return ViewConfig(tuple(views["yaws"]), views["size"], tuple(views["modalities"]), views["radius"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path / disk.MANIFEST} has no view settings that can be read ({error}): "
-                         "run `smile prepare` again") from None
+        raise ValueError(
+            f"{path / disk.MANIFEST} has no view settings that can be read ({error}): "
+            "run `smile prepare` again"
+        ) from None
 
 
 def _index(path: Path, manifest: dict[str, Any]) -> dict[str, list[str]]:
@@ -164,6 +176,7 @@ def _index(path: Path, manifest: dict[str, Any]) -> dict[str, list[str]]:
     except OSError:
         whole, rows = False, []
     if not whole or not rows:
-        raise ValueError(f"{path / disk.INDEX} is not the table that {disk.MANIFEST} speaks of: run `smile "
-                         "prepare` again")
+        raise ValueError(
+            f"{path / disk.INDEX} is not the table that {disk.MANIFEST} speaks of: run `smile prepare` again"
+        )
     return {name: [row[name] for row in rows] for name in rows[0]}

@@ -46,10 +46,19 @@ def index_rows(plan: Plan, records: dict[str, Record], *, raw: Path) -> list[Row
         for offset, position in enumerate(records[chunk.key].rows):
             item = chunk.items[position]
             sequence = plan.listing.sequences[item.sequence]
-            rows.append(Row(
-                shard=chunk.key, offset=offset, subject=pseudonyms[sequence.subject], label=sequence.label or "",
-                sequence=item.sequence, frame=item.frame.number, time=item.time, subject_name=sequence.subject,
-                source=_relative(item.frame.path, raw)))
+            rows.append(
+                Row(
+                    shard=chunk.key,
+                    offset=offset,
+                    subject=pseudonyms[sequence.subject],
+                    label=sequence.label or "",
+                    sequence=item.sequence,
+                    frame=item.frame.number,
+                    time=item.time,
+                    subject_name=sequence.subject,
+                    source=_relative(item.frame.path, raw),
+                )
+            )
     return rows
 
 
@@ -61,8 +70,10 @@ def pseudonymise(subjects: set[str]) -> dict[str, str]:
 
 def rejected_rows(plan: Plan, records: dict[str, Record], *, raw: Path) -> list[tuple[str, str]]:
     """(file relative to the raw folder, reason) of everything set aside, sorted by file."""
-    rows = [(_relative(problem.path, raw), explain(ValueError(problem.reason), raw))
-            for problem in plan.listing.problems]
+    rows = [
+        (_relative(problem.path, raw), explain(ValueError(problem.reason), raw))
+        for problem in plan.listing.problems
+    ]
     for chunk in plan.chunks:
         for position, reason in records[chunk.key].rejected.items():
             rows.append((_relative(chunk.items[position].frame.path, raw), reason))
@@ -75,9 +86,14 @@ def _relative(path: Path, raw: Path) -> str:
 
 def write_index(site: Path, rows: list[Row], *, keep_names: bool) -> None:
     columns = COLUMNS + (PRIVATE_COLUMNS if keep_names else ())
-    _write_csv(site / disk.INDEX, columns, (
-        [number, *(f"{row.time:.6g}" if name == "time" else getattr(row, name) for name in columns[1:])]
-        for number, row in enumerate(rows)))
+    _write_csv(
+        site / disk.INDEX,
+        columns,
+        (
+            [number, *(f"{row.time:.6g}" if name == "time" else getattr(row, name) for name in columns[1:])]
+            for number, row in enumerate(rows)
+        ),
+    )
 
 
 def write_rejected(site: Path, rows: list[tuple[str, str]]) -> None:
@@ -93,8 +109,9 @@ def _write_csv(path: Path, columns: tuple[str, ...], rows: Iterable[Iterable[Any
     disk.write_atomic(path, lambda file: file.write(text.getvalue().encode("utf-8", "backslashreplace")))
 
 
-def make_manifest(site: Path, rows: list[Row], *, plan: Plan, records: dict[str, Record], settings: Settings,
-                  rejected: int) -> dict[str, Any]:
+def make_manifest(
+    site: Path, rows: list[Row], *, plan: Plan, records: dict[str, Record], settings: Settings, rejected: int
+) -> dict[str, Any]:
     """What the site holds, in counts: no subject, file or folder by name unless `keep_names`."""
     labels = Counter(row.label for row in rows if row.label)
     renderers = sorted({record.renderer for record in records.values() if record.rows})
@@ -128,8 +145,8 @@ def make_manifest(site: Path, rows: list[Row], *, plan: Plan, records: dict[str,
 
 def without_names(plan: Plan, raw: Path) -> str:
     """Why the data set was recognised, with every subject, folder and file of the raw data replaced by `...`."""
-    text = plan.listing.why
-    private = set(raw.parts)
+    text = plan.listing.why.replace(str(raw), "...")
+    private = {raw.name}
     for sequence in plan.listing.sequences:
         private |= {sequence.subject, *re.split(r"[/\\]", sequence.name)}
         for frame in sequence.frames:

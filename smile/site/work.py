@@ -61,7 +61,9 @@ def run_task(task: Task, settings: Settings, *, at: Callable[[int], None]) -> Re
         at(position)
         try:
             done[position] = sample(task.frames[position], settings)
-        except Exception as error:  # one bad scan must never end the run; its reason names what was not foreseen
+        except (
+            Exception
+        ) as error:  # one bad scan must never end the run; its reason names what was not foreseen
             rejected[position] = explain(error, settings.raw)
     if task.retry and not done:
         return Result(None, (), rejected)

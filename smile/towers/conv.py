@@ -9,11 +9,13 @@ import torch
 from timm.models import register_model
 from torch import nn
 
+GRID = 4  # cells a side in which the last stage is pooled: views are aligned, so where something is matters
+
 
 class SmileConv(nn.Module):
     """(N, 3, H, W) -> (N, 128): each stage halves the resolution and doubles the width."""
 
-    def __init__(self, width: int = 16, num_classes: int = 0) -> None:
+    def __init__(self, width: int = 16, features: int = 128) -> None:
         super().__init__()
         stages: list[nn.Module] = []
         channels = 3
@@ -21,16 +23,17 @@ class SmileConv(nn.Module):
             stages += [nn.Conv2d(channels, out, 3, stride=2, padding=1), nn.GroupNorm(8, out), nn.GELU()]
             channels = out
         self.stages = nn.Sequential(*stages)
-        self.num_features = channels
-        self.head = nn.Linear(channels, num_classes) if num_classes else nn.Identity()
+        self.pool = nn.AdaptiveAvgPool2d(GRID)
+        self.head = nn.Linear(channels * GRID * GRID, features)
+        self.num_features = features
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return self.head(self.stages(image).mean(dim=(2, 3)))
+        return self.head(self.pool(self.stages(image)).flatten(1))
 
 
 @register_model
-def smile_conv(pretrained: bool = False, **options: Any) -> SmileConv:
-    """timm entry point; pooling is always the mean."""
+def smile_conv(pretrained: bool = False, **_: Any) -> SmileConv:
+    """timm entry point."""
     if pretrained:
         raise ValueError("smile_conv has no pretrained weights")
-    return SmileConv(num_classes=options.get("num_classes", 0))
+    return SmileConv()

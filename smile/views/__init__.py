@@ -46,7 +46,7 @@ def render(scan: Scan, config: ViewConfig, *, renderer: str = "auto") -> Maps:
 
 
 def choose_renderer(name: str = "auto") -> tuple[str, str]:
-    """"auto", "embree" or "pyrender" -> the one to use and one sentence why. Raises ValueError saying what to install.
+    """The renderer to use for `auto`, `embree` or `pyrender`, and one sentence why. ValueError: what to install.
 
     Measured on two CPU cores, 35,000 vertices, three views of 64 pixels: see docs/log.md. Embree and Mesa's software OpenGL are
     equally fast there, but embree starts 2 seconds sooner and needs no driver; so OpenGL is preferred on a GPU only.
@@ -55,13 +55,13 @@ def choose_renderer(name: str = "auto") -> tuple[str, str]:
         raise ValueError(f"renderer {name!r} is unknown: choose auto, {' or '.join(RENDERERS)}")
     if name == "embree":
         if problem := _embree_problem():
-            raise ValueError(f"the embree renderer cannot be used ({problem}): pip install embreex, or choose pyrender")
+            raise ValueError(f"embree cannot be used ({problem}): pip install embreex, or choose pyrender")
         return "embree", "embree was asked for and works."
     if name == "pyrender":
         device, problem = _egl()
         if problem:
             raise ValueError(
-                f"the pyrender renderer cannot be used ({problem}): pip install pyrender and a driver with EGL "
+                f"pyrender cannot be used ({problem}): pip install pyrender and a driver with EGL "
                 "(Debian and Ubuntu: apt install libegl1 libgl1-mesa-dri), or choose embree"
             )
         return "pyrender", f"pyrender was asked for and works, on {device}."
@@ -78,7 +78,7 @@ def _automatic() -> tuple[str, str]:
     if not no_embree:
         return "embree", f"embree: EGL offers no GPU ({no_egl or device})."
     if device:
-        return "pyrender", f"pyrender: embree cannot be used ({no_embree}); EGL works, in software on {device}."
+        return "pyrender", f"pyrender: embree cannot be used ({no_embree}); EGL works in software, {device}."
     raise ValueError(
         f"no renderer works: embree ({no_embree}), pyrender ({no_egl}); pip install embreex is the simplest remedy"
     )
@@ -132,4 +132,5 @@ def encode(maps: Maps, config: ViewConfig) -> np.ndarray:
 
 def depth_mm(code: np.ndarray) -> np.ndarray:
     """Depth channel (any shape) uint8 -> float32 mm, NaN where nothing is: the inverse of `encode`."""
-    return np.where(code == 0, np.nan, (code.astype(np.float32) - 1) / 254 * (NEAR - FAR) + FAR).astype(np.float32)
+    z = (code.astype(np.float32) - 1) / 254 * (NEAR - FAR) + FAR
+    return np.where(code == 0, np.float32(np.nan), z).astype(np.float32)

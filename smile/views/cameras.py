@@ -13,7 +13,7 @@ import numpy as np
 
 from ..config import ViewConfig
 
-PIVOT = np.array([0.0, 0.0, -50.0])  # mm, about the centre of the head, so that a turned head stays in the picture
+PIVOT = np.array([0.0, 0.0, -50.0])  # mm, about the centre of the head: a turned head stays in the picture
 EYE = 600.0  # mm, the plane the rays start from; beyond every vertex of a crop of the largest radius, 300 mm
 
 

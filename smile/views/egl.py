@@ -10,7 +10,7 @@ nothing here calls.
 
 import os
 import warnings
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -27,21 +27,22 @@ def visible_faces(vertices: np.ndarray, faces: np.ndarray, config: ViewConfig) -
     Both sides of a face are seen. The mesh is uploaded once and the camera moves. Raises ValueError beyond 16.7 million faces.
     """
     if len(faces) > MOST_FACES:
-        raise ValueError(f"{len(faces)} faces are more than the pyrender renderer can number ({MOST_FACES}): choose embree")
+        raise ValueError(f"{len(faces)} faces, but pyrender is used for at most {MOST_FACES}: choose embree")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyOpenGL and pyrender predate today's numpy; their warnings help no user
+        warnings.simplefilter("ignore")  # pyrender predates today's numpy; its warnings help no user
+        renderer = _renderer(os.getpid())
         import pyrender
 
-        renderer = _renderer(os.getpid())
         renderer.viewport_width = renderer.viewport_height = config.size
         scene = pyrender.Scene(bg_color=[0.0, 0.0, 0.0, 0.0])
         scene.add(_painted(vertices, faces))
         camera = scene.add(pyrender.OrthographicCamera(config.radius, config.radius, znear=1.0, zfar=2 * EYE))
         scene.main_camera_node = camera
+        flags = pyrender.RenderFlags.FLAT | pyrender.RenderFlags.SKIP_CULL_FACES
         views = []
         for yaw in config.yaws:
             scene.set_pose(camera, _camera_pose(yaw))
-            colour, _ = renderer.render(scene, pyrender.RenderFlags.FLAT | pyrender.RenderFlags.SKIP_CULL_FACES)
+            colour, _ = renderer.render(scene, flags)
             views.append(colour.astype(np.int32) @ np.array([1, 256, 65536], dtype=np.int32) - 1)
     return np.stack(views)
 
@@ -54,7 +55,7 @@ def _painted(vertices: np.ndarray, faces: np.ndarray) -> Any:
     colours = np.ones((len(faces), 4), dtype=np.float32)
     for byte in range(3):
         colours[:, byte] = ((numbers >> (8 * byte)) & 255) / np.float32(255)
-    material = pyrender.MetallicRoughnessMaterial(baseColorFactor=[1.0] * 4, alphaMode="OPAQUE", doubleSided=True)
+    material = pyrender.MetallicRoughnessMaterial(baseColorFactor=[1.0] * 4, alphaMode="OPAQUE")
     corners = vertices[faces].reshape(-1, 3).astype(np.float32)
     return pyrender.Mesh([pyrender.Primitive(corners, color_0=colours.repeat(3, axis=0), material=material)])
 
@@ -67,25 +68,29 @@ def _camera_pose(yaw: float) -> np.ndarray:
     return pose
 
 
-@lru_cache(maxsize=1)
-def _renderer(process: int) -> Any:
-    """The one OffscreenRenderer of a process: contexts are costly, and pyrender's `delete` ends every context of the display.
+@cache
+def _first_process() -> int:
+    return os.getpid()
 
-    A forked worker must not touch its parent's context, hence the process number as the key.
+
+@cache
+def _renderer(process: int) -> Any:
+    """The one OffscreenRenderer of a process, for pictures of any size.
+
+    It is kept for good: contexts are costly, and pyrender's `delete` ends every context of the display.
     """
+    if _first_process() != process:  # a driver's threads do not survive a fork: the child would hang
+        raise RuntimeError("OpenGL was started before this process was forked: start workers by spawn")
     os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
     import pyrender
     from pyrender import renderer as internals
 
-    if not hasattr(internals, "storage_with_samples"):
-        internals.storage_with_samples = internals.glRenderbufferStorageMultisample
-        internals.glRenderbufferStorageMultisample = (
-            lambda target, samples, *rest: internals.storage_with_samples(target, 0, *rest)
-        )
+    storage = internals.glRenderbufferStorageMultisample
+    internals.glRenderbufferStorageMultisample = lambda target, samples, *rest: storage(target, 0, *rest)
     return pyrender.OffscreenRenderer(64, 64)
 
 
-@lru_cache(maxsize=1)
+@cache
 def probe(process: int) -> tuple[str, str]:
     """(name of the OpenGL device, ""), or ("", one clause that says what is wrong). Never raises.
 
@@ -98,11 +103,12 @@ def probe(process: int) -> tuple[str, str]:
             from OpenGL.GL import GL_RENDERER, glGetString
 
             device = glGetString(GL_RENDERER).decode()
-        square = np.array([[-90.0, -90, 0], [90, -90, 0], [90, 90, 0], [-90, 90, 0]])
+        square = np.array([[-60.0, -60, 0], [60, -60, 0], [60, 60, 0], [-60, 60, 0]])
         empty = np.zeros((70000, 3), dtype=np.int64)  # so that the numbers of the two fill three bytes
-        seen = visible_faces(square, np.concatenate([empty, [[0, 1, 2], [0, 2, 3]]]), ViewConfig(yaws=(0.0,), size=16))
+        faces = np.concatenate([empty, [[0, 1, 2], [0, 2, 3]]])
+        seen = visible_faces(square, faces, ViewConfig(yaws=(0.0,), size=16))
         if set(np.unique(seen)) != {-1, 70000, 70001}:
             return "", f"{device} does not return the colours that were drawn"
         return device, ""
-    except Exception as error:  # noqa: BLE001 - OpenGL fails in many ways, and any of them only means: not here
+    except Exception as error:  # OpenGL fails in many ways, and any of them only means: not here
         return "", f"{type(error).__name__}: {str(error).strip() or 'no EGL device'}".splitlines()[0]

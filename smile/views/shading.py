@@ -8,12 +8,15 @@ Legend: V views, H W image rows and columns, n pixels that see something, v vert
 import numpy as np
 
 from ..config import ViewConfig
+from ..face_fit import unit
 from ..geometry import vertex_normals
 from ..scans.scan import Scan, Texture
 from .cameras import pixel_centres, rotation, to_view
 
 
-def shade(scan: Scan, seen: np.ndarray, config: ViewConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+def shade(
+    scan: Scan, seen: np.ndarray, config: ViewConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """seen (V, H, W) int32 face numbers or -1 -> depth (V, H, W) float32 mm, NaN where nothing is; normals (V, H, W, 3) float32
     unit, 0 where nothing is; colour (V, H, W, 3) uint8, 0 where nothing is, or None when texture is not asked for.
     """
@@ -30,9 +33,8 @@ def shade(scan: Scan, seen: np.ndarray, config: ViewConfig) -> tuple[np.ndarray,
         weights, front = _barycentric(triangles, x[columns], y[rows])
         depth[view, rows, columns] = (weights * triangles[..., 2]).sum(1)
         blended = np.einsum("nc,nck->nk", weights, of_vertices[corners]) @ rotation(yaw).T
-        blended *= np.where(front, 1.0, -1.0)[:, None]  # the inside of the mask, seen through a hole, faces the camera too
-        length = np.linalg.norm(blended, axis=1, keepdims=True)
-        normals[view, rows, columns] = np.where(length > 0, blended / np.where(length > 0, length, 1.0), [0.0, 0.0, 1.0])
+        # The inside of the mask, seen through a hole, faces the camera as well.
+        normals[view, rows, columns] = unit(blended * np.where(front, 1.0, -1.0)[:, None])
         if colour is not None:
             colour[view, rows, columns] = _colours(scan, face, weights)
     return depth, normals, colour

@@ -39,17 +39,34 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="run.py", description="Reads the facial expression of prepared views (.npy) or of a raw 3D scan.",
-        epilog="Research software, not a medical device: see manifest.json for what the model was made from.")
-    parser.add_argument("inputs", nargs="*", type=Path, metavar="INPUT",
-                        help="views as .npy, uint8 (views, channels, height, width) or (frames, ...); or a raw scan "
-                             "(.wrl, .bnt, .obj, .ply ...)")
+        prog="run.py",
+        description="Reads the facial expression of prepared views (.npy) or of a raw 3D scan.",
+        epilog="Research software, not a medical device: see manifest.json for what the model was made from.",
+    )
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        type=Path,
+        metavar="INPUT",
+        help="views as .npy, uint8 (views, channels, height, width) or (frames, ...); or a raw scan "
+        "(.wrl, .bnt, .obj, .ply ...)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object for each input, one a line")
-    parser.add_argument("--top", type=_positive, metavar="K", help="print only the K most probable expressions")
-    parser.add_argument("--threads", type=_positive, default=0, metavar="N", help="of the engine; default: one a core")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="other classes: JSON {expression: [sentence, ...]}")
-    parser.add_argument("--self-test", action="store_true", help="compare the engine with torch on the golden captures")
-    parser.add_argument("--bundle", type=Path, default=Path(__file__).resolve().parents[1], help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--top", type=_positive, metavar="K", help="print only the K most probable expressions"
+    )
+    parser.add_argument(
+        "--threads", type=_positive, default=0, metavar="N", help="of the engine; default: one a core"
+    )
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="other classes: JSON {expression: [sentence, ...]}"
+    )
+    parser.add_argument(
+        "--self-test", action="store_true", help="compare the engine with torch on the golden captures"
+    )
+    parser.add_argument(
+        "--bundle", type=Path, default=Path(__file__).resolve().parents[1], help=argparse.SUPPRESS
+    )
     options = parser.parse_args(arguments)
     if not options.inputs and not options.self_test:
         parser.error("give one or more INPUT files, or --self-test")
@@ -75,11 +92,20 @@ def _answer(reader: ExpressionReader, path: Path, options: argparse.Namespace) -
         return True
     answer["milliseconds"] = {**milliseconds, **answer["milliseconds"]}
     for part in (answer, *answer.get("frames", ())):
-        part["probabilities"] = dict(list(part["probabilities"].items())[:options.top])
+        part["probabilities"] = dict(list(part["probabilities"].items())[: options.top])
     if options.json:
         checkpoint = reader.manifest["checkpoint"]
-        print(json.dumps({"input": str(path), **answer, "checkpoint": checkpoint["sha256"], "round": checkpoint["round"]}),
-              flush=True)
+        print(
+            json.dumps(
+                {
+                    "input": str(path),
+                    **answer,
+                    "checkpoint": checkpoint["sha256"],
+                    "round": checkpoint["round"],
+                }
+            ),
+            flush=True,
+        )
     else:
         _print(path, answer)
     return False
@@ -93,12 +119,17 @@ def _print(path: Path, answer: dict[str, Any]) -> None:
         print(f"  {name:{width}}  {probability:.3f}  {'#' * round(_BAR * probability)}".rstrip())
     for number, frame in enumerate(frames):
         print(f"  frame {number}: {frame['expression']} {max(frame['probabilities'].values()):.3f}")
-    print("  " + ", ".join(f"{name} {value:.1f} ms" for name, value in answer["milliseconds"].items()), flush=True)
+    print(
+        "  " + ", ".join(f"{name} {value:.1f} ms" for name, value in answer["milliseconds"].items()),
+        flush=True,
+    )
 
 
 def _self_test(reader: ExpressionReader) -> int:
     difference, tolerance = reader.self_test(), reader.manifest["tolerance"]
     passed = difference <= tolerance  # false for NaN
-    print(f"self-test {'passed' if passed else 'FAILED'}: largest difference from torch {difference:.2e}, "
-          f"allowed {tolerance:.0e}")
+    print(
+        f"self-test {'passed' if passed else 'FAILED'}: largest difference from torch {difference:.2e}, "
+        f"allowed {tolerance:.0e}"
+    )
     return 0 if passed else 1

@@ -5,7 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-SUMS, MANIFEST, MODEL, TEXT, GOLDEN = "SHA256SUMS", "manifest.json", "model.onnx", "text_embeddings.npy", "golden.npz"
+SUMS, MANIFEST, MODEL, TEXT, GOLDEN = (
+    "SHA256SUMS",
+    "manifest.json",
+    "model.onnx",
+    "text_embeddings.npy",
+    "golden.npz",
+)
 FORMAT, SCHEMA = "smile edge bundle", 1
 
 
@@ -13,7 +19,9 @@ def read_sums(bundle: Path) -> dict[str, str]:
     """File name in the bundle -> SHA-256, from the lines that `sha256sum` writes and checks."""
     path = bundle / SUMS
     if not path.is_file():
-        raise ValueError(f"{bundle} is not a bundle: {SUMS} is missing; make one with `python -m export CHECKPOINT BUNDLE`")
+        raise ValueError(
+            f"{bundle} is not a bundle: {SUMS} is missing; make one with `python -m export CHECKPOINT BUNDLE`"
+        )
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
@@ -37,6 +45,8 @@ def read_manifest(bundle: Path, sums: dict[str, str]) -> dict[str, Any]:
     """`manifest.json` of a bundle of this format."""
     manifest = json.loads(read_checked(bundle, MANIFEST, sums))
     if manifest.get("format") != FORMAT or manifest.get("schema") != SCHEMA:
-        raise ValueError(f"{bundle / MANIFEST} has schema {manifest.get('schema')!r} and this program reads {SCHEMA}: "
-                         "use the run.py of the same bundle")
+        raise ValueError(
+            f"{bundle / MANIFEST} has schema {manifest.get('schema')!r} and this program reads {SCHEMA}: "
+            "use the run.py of the same bundle"
+        )
     return manifest

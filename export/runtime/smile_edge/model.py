@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 
 from .files import GOLDEN, MODEL, TEXT, read_checked, read_manifest, read_sums
-from .views import check_views, load_reader
+from .views import check_views, reader_module
 
 _CHUNK = 16  # frames at once: a long sequence must not fill the memory
 
@@ -30,12 +30,15 @@ class ExpressionReader:
         self._sums = read_sums(self.bundle)
         self.manifest = read_manifest(self.bundle, self._sums)
         self.scale = float(self.manifest["text"]["logit_scale"])
-        self._session = _open_session(self.bundle / MODEL, read_checked(self.bundle, MODEL, self._sums), threads)
+        self._session = _open_session(
+            self.bundle / MODEL, read_checked(self.bundle, MODEL, self._sums), threads
+        )
         text = np.load(io.BytesIO(read_checked(self.bundle, TEXT, self._sums)), allow_pickle=False)
         self.labels: tuple[str, ...] = ()
         self.text = text
         self.set_text(self.manifest["text"]["labels"], text)
-        self._run(np.zeros((1, *self.manifest["input"]["shape"][1:]), np.float32))  # the first run is a slow one
+        # The first run of a session is a slow one: have it now.
+        self._run(np.zeros((1, *self.manifest["input"]["shape"][1:]), np.float32))
 
     def embed(self, views: np.ndarray) -> np.ndarray:
         """(V, C, H, W) or (n, V, C, H, W), uint8 or float in [0, 255] -> (n, D) float32 of unit length.
@@ -74,9 +77,15 @@ class ExpressionReader:
         width = self.manifest["output"]["shape"][1]
         embeddings = np.asarray(embeddings)
         if embeddings.shape != (len(labels), width) or len(labels) < 2 or len(set(labels)) != len(labels):
-            raise ValueError(f"{len(labels)} labels with text embeddings of shape {embeddings.shape}: give two or more "
-                             f"different labels and one row of {width} numbers for each")
-        if embeddings.dtype.kind != "f" or not np.isfinite(embeddings).all() or not embeddings.any(axis=1).all():
+            raise ValueError(
+                f"{len(labels)} labels with text embeddings of shape {embeddings.shape}: give two or more "
+                f"different labels and one row of {width} numbers for each"
+            )
+        if (
+            embeddings.dtype.kind != "f"
+            or not np.isfinite(embeddings).all()
+            or not embeddings.any(axis=1).all()
+        ):
             raise ValueError("the text embeddings hold NaN, infinite or all-zero rows: compute them again")
         norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
         self.labels, self.text = tuple(labels), (embeddings / norms).astype(np.float32)
@@ -85,12 +94,11 @@ class ExpressionReader:
         """Other classes, described by sentences: expression -> sentences. Only for bundles whose text side is light."""
         encoder = self.manifest["text"]["encoder"]
         if encoder != "words":
-            raise ValueError(f"the text side of this bundle ({encoder}) does not run on a device: build a bundle with "
-                             "`python -m export CHECKPOINT BUNDLE --prompts FILE`")
-        import importlib
-
-        package = load_reader(self.bundle).__name__
-        text, config = importlib.import_module(f"{package}.text"), importlib.import_module(f"{package}.config")
+            raise ValueError(
+                f"the text side of this bundle ({encoder}) does not run on a device: build a bundle with "
+                "`python -m export CHECKPOINT BUNDLE --prompts FILE`"
+            )
+        text, config = reader_module(self.bundle, "text"), reader_module(self.bundle, "config")
         model = config.ModelConfig(dim=self.manifest["output"]["shape"][1])
         bank = text.prompt_embeddings(model, {name: tuple(sentences) for name, sentences in prompts.items()})
         self.set_text(list(bank), text.class_embeddings(bank))
@@ -105,7 +113,9 @@ class ExpressionReader:
         return float(max(np.abs(together - expected).max(), np.abs(alone - expected).max()))
 
     def _embed(self, views: np.ndarray) -> np.ndarray:
-        return np.concatenate([self._run(views[start:start + _CHUNK]) for start in range(0, len(views), _CHUNK)])
+        return np.concatenate(
+            [self._run(views[start : start + _CHUNK]) for start in range(0, len(views), _CHUNK)]
+        )
 
     def _run(self, views: np.ndarray) -> np.ndarray:
         return self._session.run(None, {self.manifest["input"]["name"]: views.astype(np.float32)})[0]
@@ -119,8 +129,10 @@ def _open_session(path: Path, file: bytes, threads: int) -> onnxruntime.Inferenc
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} cannot be loaded by onnxruntime {onnxruntime.__version__} ({reason}): run `python3 -m pip "
-                         "install --upgrade onnxruntime`") from None
+        raise ValueError(
+            f"{path} cannot be loaded by onnxruntime {onnxruntime.__version__} ({reason}): run `python3 -m pip "
+            "install --upgrade onnxruntime`"
+        ) from None
 
 
 def read_prompts(path: Path) -> dict[str, list[str]]:
@@ -128,13 +140,23 @@ def read_prompts(path: Path) -> dict[str, list[str]]:
     try:
         prompts = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}): give a JSON file with sentences for each expression") \
-            from None
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}): give a JSON file with sentences for each expression"
+        ) from None
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): write {{\"smile\": [\"a smiling face\"], ...}}") from None
-    if not isinstance(prompts, dict) or len(prompts) < 2 or not all(
+        raise ValueError(
+            f'{path} is not JSON ({error}): write {{"smile": ["a smiling face"], ...}}'
+        ) from None
+    if (
+        not isinstance(prompts, dict)
+        or len(prompts) < 2
+        or not all(
             isinstance(group, list) and group and all(isinstance(sentence, str) for sentence in group)
-            for group in prompts.values()):
-        raise ValueError(f"{path} does not hold sentences for two or more expressions: write "
-                         "{\"smile\": [\"a smiling face\"], \"rest\": [\"a face at rest\"]}")
+            for group in prompts.values()
+        )
+    ):
+        raise ValueError(
+            f"{path} does not hold sentences for two or more expressions: write "
+            '{"smile": ["a smiling face"], "rest": ["a face at rest"]}'
+        )
     return prompts

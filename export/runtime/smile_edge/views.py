@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import platform
+import re
 import sys
 import time
 from pathlib import Path
@@ -24,8 +25,10 @@ def read_views(path: Path, bundle: Path, spec: dict[str, Any]) -> tuple[np.ndarr
     spec: `preprocessing` of the manifest. Raises ValueError, one sentence, for anything that cannot be used.
     """
     if not path.is_file():
-        raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'not there'}: give a file, prepared views as .npy "
-                         "or a raw scan")
+        raise ValueError(
+            f"{path} is {'a folder' if path.is_dir() else 'not there'}: give a file, prepared views as .npy "
+            "or a raw scan"
+        )
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty: copy it again")
     start = time.perf_counter()
@@ -35,39 +38,49 @@ def read_views(path: Path, bundle: Path, spec: dict[str, Any]) -> tuple[np.ndarr
         views = check_views(views, spec, str(path), modalities=_site_modalities(path, spec))
     else:
         _require_packages(path)
-        reader = load_reader(bundle)
+        modules = {name: reader_module(bundle, name) for name in ("config", "scans", "geometry", "views")}
         start = time.perf_counter()  # importing the packages is no part of reading a scan
-        scan = _attempt(path, lambda: importlib.import_module(f"{reader.__name__}.scans").read_file(
-            path, need_texture="texture" in spec["modalities"]))
+        scan = _attempt(
+            path, lambda: modules["scans"].read_file(path, need_texture="texture" in spec["modalities"])
+        )
         read = time.perf_counter()
-        views = _attempt(path, lambda: _render(scan, reader, spec))[None]
+        views = check_views(_attempt(path, lambda: _render(scan, modules, spec)), spec, str(path))
     return views, {"read": 1e3 * (read - start), "views": 1e3 * (time.perf_counter() - read)}
 
 
-def check_views(views: np.ndarray, spec: dict[str, Any], name: str = "views", *,
-                modalities: tuple[str, ...] | None = None) -> np.ndarray:
+def check_views(
+    views: np.ndarray, spec: dict[str, Any], name: str = "views", *, modalities: tuple[str, ...] | None = None
+) -> np.ndarray:
     """(V, C, H, W) or (n, V, C, H, W) -> (n, V, C', H, W) with the channels that the model sees.
 
     C is the model's number of channels, or all those of a site that was prepared with `spec["stored"]`.
     modalities: of the channels, where they are known; without it their number decides. Raises ValueError.
     """
-    expected, size = (len(spec["yaws"]), len(spec["channels"]), spec["size"], spec["size"]), spec["size"]
+    expected = (len(spec["yaws"]), len(spec["channels"]), spec["size"], spec["size"])
     wanted = f"({', '.join(map(str, expected))}) or (frames, {', '.join(map(str, expected))})"
     if views.dtype != np.uint8 and views.dtype.kind != "f":
         raise ValueError(f"{name} holds {views.dtype}: give uint8, 0 to 255, as `smile prepare` writes them")
+    shape = views.shape
     if views.ndim == 4:
         views = views[None]
     given = {m: spec["all_channels"][m] for m in (modalities or spec["stored"])}
-    if views.ndim == 5 and views.shape[2] == sum(given.values()) and (modalities or views.shape[2] != expected[1]):
+    if (
+        views.ndim == 5
+        and views.shape[2] == sum(given.values())
+        and (modalities or views.shape[2] != expected[1])
+    ):
         views = views[:, :, _select(given, spec["modalities"])]
     if views.ndim != 5 or views.shape[1:] != expected or len(views) == 0:
-        raise ValueError(f"{name} has shape {views.shape}: give {wanted}, {size} pixels and the views of the bundle's "
-                         "manifest.json")
+        raise ValueError(
+            f"{name} has shape {shape}: give {wanted}, the views that the bundle's manifest.json describes"
+        )
     if views.dtype.kind == "f":
         _check_values(views, name)
     frame, view = np.nonzero(~views.any(axis=(2, 3, 4)))
     if len(frame):
-        raise ValueError(f"{name}: the view at {spec['yaws'][view[0]]:g} degrees is empty in frame {frame[0]}: is a face in it?")
+        raise ValueError(
+            f"{name}: the view at {spec['yaws'][view[0]]:g} degrees is empty in frame {frame[0]}: is a face in it?"
+        )
     return views
 
 
@@ -75,8 +88,10 @@ def _check_values(views: np.ndarray, name: str) -> None:
     if not np.isfinite(views).all():
         raise ValueError(f"{name} holds NaN or infinite values: give 0 to 255, with 0 for the background")
     if views.min() < 0 or views.max() > 255 or views.max() <= 1:
-        raise ValueError(f"{name} holds values from {views.min():g} to {views.max():g}: give 0 to 255, as `smile prepare` "
-                         "writes them")
+        raise ValueError(
+            f"{name} holds values from {views.min():g} to {views.max():g}: give 0 to 255, as `smile prepare` "
+            "writes them"
+        )
 
 
 def _select(given: dict[str, int], wanted: list[str]) -> list[int]:
@@ -92,13 +107,16 @@ def _select(given: dict[str, int], wanted: list[str]) -> list[int]:
 
 def _read_npy(path: Path) -> np.ndarray:
     """Prepared views, memory-mapped. An .npy with Python objects in it is pickle, and is refused."""
+    with path.open("rb") as file:
+        magic = file.read(6)
+    if magic != b"\x93NUMPY":
+        raise ValueError(f"{path} is not an .npy file: write the views with numpy.save")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # a damaged header raises nearly anything
-        raise ValueError(f"{path} is not a readable .npy of numbers ({_first_line(error)}): write the views again") from None
-    if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path} is an archive of arrays: give one array, as .npy")
-    return array
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception:  # a damaged header raises nearly anything, and numpy's advice is to trust the file
+        raise ValueError(
+            f"{path} is cut short, damaged or holds Python objects: write the views again"
+        ) from None
 
 
 def _site_modalities(path: Path, spec: dict[str, Any]) -> tuple[str, ...] | None:
@@ -114,12 +132,16 @@ def _site_modalities(path: Path, spec: dict[str, Any]) -> tuple[str, ...] | None
         return None
     wrong = [f"{key} = {value}" for key, value in found.items() if value != spec[key]]
     if wrong:
-        raise ValueError(f"{path} was prepared with {', '.join(wrong)} and this bundle wants "
-                         f"{', '.join(str(spec[w.split(' ')[0]]) for w in wrong)}: prepare it again")
+        raise ValueError(
+            f"{path} was prepared with {', '.join(wrong)} and this bundle wants "
+            f"{', '.join(str(spec[w.split(' ')[0]]) for w in wrong)}: prepare it again"
+        )
     missing = [m for m in spec["modalities"] if m not in modalities]
     if missing:
-        raise ValueError(f"{path} was prepared without {', '.join(missing)}: prepare it again with --modalities "
-                         f"{','.join(m for m in spec['all_channels'] if m in (*modalities, *missing))}")
+        raise ValueError(
+            f"{path} was prepared without {', '.join(missing)}: prepare it again with --modalities "
+            f"{','.join(m for m in spec['all_channels'] if m in (*modalities, *missing))}"
+        )
     return modalities
 
 
@@ -127,17 +149,36 @@ def _require_packages(path: Path) -> None:
     """Raises ValueError that says what to install; embreex has no wheel for Linux on 64-bit ARM, pyrender runs there."""
     arm = sys.platform == "linux" and platform.machine() == "aarch64"
     renderers = ("pyrender", "embreex") if arm else ("embreex", "pyrender")
-    missing = [name for name, module in (("trimesh", "trimesh"), ("pillow", "PIL")) if not importlib.util.find_spec(module)]
+    missing = [
+        name
+        for name, module in (("trimesh", "trimesh"), ("pillow", "PIL"))
+        if not importlib.util.find_spec(module)
+    ]
     if not any(importlib.util.find_spec(name) for name in renderers):
         missing.append(renderers[0])
     if missing:
-        raise ValueError(f"{path} is a raw scan, and reading one needs {', '.join(missing)}: run "
-                         f"`python3 -m pip install trimesh {renderers[0]} pillow`, or give prepared views as .npy")
+        raise ValueError(
+            f"{path} is a raw scan, and reading one needs {', '.join(missing)}: run "
+            f"`python3 -m pip install trimesh {renderers[0]} pillow`, or give prepared views as .npy"
+        )
 
 
-def load_reader(bundle: Path) -> ModuleType:
+def reader_module(bundle: Path, name: str) -> ModuleType:
+    """`reader.NAME` of this bundle. Raises ValueError where this Python cannot load it."""
+    try:
+        return importlib.import_module(f"{_load_reader(bundle).__name__}.{name}")
+    except (ImportError, re.error, SyntaxError) as error:
+        raise ValueError(
+            f"Python {platform.python_version()} cannot load {bundle / 'reader' / name} ({_first_line(error)}): use "
+            "Python 3.11 or later, or give prepared views as .npy"
+        ) from None
+
+
+def _load_reader(bundle: Path) -> ModuleType:
     """The package `reader/` of this bundle, after every file of it has been checked."""
-    name = "smile_edge_reader_" + hashlib.sha256(bytes(bundle.resolve())).hexdigest()[:8]  # two bundles in one program stay apart
+    name = (
+        "smile_edge_reader_" + hashlib.sha256(bytes(bundle.resolve())).hexdigest()[:8]
+    )  # two bundles in one program stay apart
     if name in sys.modules:
         return sys.modules[name]
     sums = read_sums(bundle)
@@ -146,8 +187,9 @@ def load_reader(bundle: Path) -> ModuleType:
         raise ValueError(f"{bundle} has no reader/: it reads prepared views only")
     for file in files:
         read_checked(bundle, file, sums)
-    spec = importlib.util.spec_from_file_location(name, bundle / "reader" / "__init__.py",
-                                                  submodule_search_locations=[str(bundle / "reader")])
+    spec = importlib.util.spec_from_file_location(
+        name, bundle / "reader" / "__init__.py", submodule_search_locations=[str(bundle / "reader")]
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -156,13 +198,16 @@ def load_reader(bundle: Path) -> ModuleType:
     return module
 
 
-def _render(scan: Any, reader: ModuleType, spec: dict[str, Any]) -> np.ndarray:
+def _render(scan: Any, modules: dict[str, ModuleType], spec: dict[str, Any]) -> np.ndarray:
     """Raw scan -> (V, C, H, W) uint8, exactly as `smile prepare` makes them."""
-    config, geometry, views = (importlib.import_module(f"{reader.__name__}.{name}") for name in ("config", "geometry", "views"))
-    settings = config.ViewConfig(yaws=tuple(spec["yaws"]), size=spec["size"], modalities=tuple(spec["modalities"]),
-                                 radius=spec["radius"])
-    aligned = geometry.align(scan, radius=settings.radius)
-    return views.encode(views.render(aligned, settings), settings)
+    settings = modules["config"].ViewConfig(
+        yaws=tuple(spec["yaws"]),
+        size=spec["size"],
+        radius=spec["radius"],
+        modalities=tuple(spec["modalities"]),
+    )
+    aligned = modules["geometry"].align(scan, radius=settings.radius)
+    return modules["views"].encode(modules["views"].render(aligned, settings), settings)
 
 
 def _attempt(path: Path, work: Any) -> Any:
@@ -173,8 +218,10 @@ def _attempt(path: Path, work: Any) -> Any:
         sentence = _first_line(error)
         raise ValueError(sentence if path.name in sentence else f"{path}: {sentence}") from None
     except ImportError as error:
-        raise ValueError(f"{path}: reading it needs {error.name} ({_first_line(error)}): run `python3 -m pip install "
-                         f"{error.name}`") from None
+        raise ValueError(
+            f"{path}: reading it needs {error.name} ({_first_line(error)}): run `python3 -m pip install "
+            f"{error.name}`"
+        ) from None
     except Exception as error:
         raise ValueError(f"{path} cannot be read as a scan ({_first_line(error)}): export it again") from None
 

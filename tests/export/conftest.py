@@ -1,0 +1,105 @@
+"""One bundle for all tests of the room: the small tower, exported once."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smile.checkpoint import save
+from smile.config import SmileConfig, ViewConfig
+from smile.model import build_model
+from smile.protocol import get_arrays
+
+SITES = Path(__file__).parents[2].parent / "shared" / "sites"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    """A checkpoint of the default study after round 3, weights random."""
+    config = SmileConfig()
+    folder = tmp_path_factory.mktemp("study") / "round-0003"
+    save(folder, get_arrays(build_model(config)), config, {"round": 3, "simulated": True})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(checkpoint, tmp_path_factory) -> Path:
+    from export.bundle import write_bundle
+
+    folder = tmp_path_factory.mktemp("device") / "bundle"
+    write_bundle(checkpoint, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def manifest(bundle) -> dict:
+    return json.loads((bundle / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def reader(bundle):
+    from export.runtime.smile_edge import ExpressionReader
+
+    return ExpressionReader(bundle, threads=1)
+
+
+@pytest.fixture(scope="session")
+def golden(bundle) -> dict[str, np.ndarray]:
+    with np.load(bundle / "golden.npz", allow_pickle=False) as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory) -> Path:
+    """The sample site `west-ply`, prepared."""
+    if not SITES.is_dir():
+        pytest.skip("the sample sites are not beside this checkout")
+    from smile.site.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("sites") / "west"
+    prepare(SITES / "west-ply", folder, views=ViewConfig(), jobs=1, progress=False)
+    return folder
+
+
+@pytest.fixture
+def copied(bundle, tmp_path) -> Path:
+    """A bundle of one's own, to damage."""
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+
+@pytest.fixture
+def run(bundle) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The bundle's own program, or Python code beside it, in its own process away from the checkout."""
+
+    def start(*arguments: object, code: str = "", **options) -> subprocess.CompletedProcess[str]:
+        command = ["-c", code] if code else [str(bundle / "run.py"), *map(str, arguments)]
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=bundle.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+            **options,
+        )
+
+    return start
+
+
+@pytest.fixture
+def refusal(bundle, capsys) -> Callable[..., str]:
+    """The one sentence with which an input is refused, the same on standard error and in the JSON."""
+    from export.runtime.smile_edge import main
+
+    def refuse(path: Path, *, by: Path = bundle) -> str:
+        assert main(["--bundle", str(by), "--json", "--threads", "1", str(path)]) == 2
+        out, err = capsys.readouterr()
+        assert len(err.splitlines()) == 1, err
+        assert json.loads(out) == {"input": str(path), "error": err.strip()}
+        return err
+
+    return refuse

@@ -1,0 +1,101 @@
+"""The verdict: ONNX Runtime against torch, for both kinds of tower and every number of modalities."""
+
+import json
+
+import numpy as np
+import onnx
+import open_clip
+import pytest
+
+from export import parity
+from export.to_onnx import export_onnx
+from smile.config import ModelConfig, SmileConfig, ViewConfig
+from smile.model import build_model
+from smile.text import class_embeddings, prompt_embeddings
+
+TINY = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1},
+}
+SMALL_VIEWS = ViewConfig(yaws=(-20.0, 20.0), size=32)
+
+
+def study(**model) -> SmileConfig:
+    return SmileConfig(views=SMALL_VIEWS, model=ModelConfig(**{"dim": 32, **model}))
+
+
+def verdict(config: SmileConfig) -> tuple[bytes, dict]:
+    model = build_model(config).eval()
+    views, text = parity.pseudo_views(config), class_embeddings(prompt_embeddings(config.model))
+    file = export_onnx(model, config, metadata={"smile.note": "kept"})
+    scale = float(model.scale().detach())
+    return file, parity.compare(file, views, parity.torch_embeddings(model, views), text=text, scale=scale)
+
+
+@pytest.fixture(scope="module")
+def tiny_vit(tmp_path_factory) -> str:
+    """A vision transformer of two layers, known to open_clip."""
+    file = tmp_path_factory.mktemp("towers") / "smile-test-vit.json"
+    file.write_text(json.dumps(TINY))
+    open_clip.add_model_config(file)
+    return file.stem
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        study(modalities=("depth",), fusion="mean"),
+        study(modalities=("texture", "depth", "normals")),
+    ],
+    ids=["one modality, mean", "three modalities, attention"],
+)
+def test_the_small_tower_passes(config):
+    file, report = verdict(config)
+    assert report["verdict"] == "pass"
+    assert report["max_abs"] < 2e-5
+    assert set(report["batches"]) == {"1", "2", "5"}
+    graph = onnx.load_from_string(file).graph
+    assert graph.input[0].type.tensor_type.shape.dim[2].dim_value == config.model.channels
+
+
+def test_a_vision_transformer_passes_without_fused_attention(tiny_vit):
+    file, report = verdict(study(tower=tiny_vit, modalities=("texture", "depth", "normals")))
+    assert report["verdict"] == "pass"
+    assert report["max_abs"] < 2e-5
+    model = onnx.load_from_string(file)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+    assert not {"Attention", "Gelu"} & {node.op_type for node in model.graph.node}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda e: e + 2e-4, lambda e: e * np.nan, lambda e: e[::-1]],
+    ids=["too far", "no number", "mixed up"],
+)
+def test_a_wrong_answer_fails(bundle, golden, spoil):
+    text = np.load(bundle / "text_embeddings.npy")
+    file = (bundle / "model.onnx").read_bytes()
+    report = parity.compare(file, golden["views"], spoil(golden["embedding"]), text=text, scale=14.0)
+    assert report["verdict"] == "fail"
+    assert (
+        parity.compare(file, golden["views"], golden["embedding"], text=text, scale=14.0)["verdict"] == "pass"
+    )
+
+
+def test_pseudo_views_look_like_views():
+    views = parity.pseudo_views(SmileConfig())
+    assert views.shape == (5, 3, 4, 64, 64)
+    assert views.dtype == np.uint8
+    assert (views[..., 0, 0] == 0).all()  # background in the corner
+    assert views.any(axis=(2, 3, 4)).all()  # no view is empty
+    assert np.array_equal(views, parity.pseudo_views(SmileConfig()))
+
+
+def test_the_file_tells_nothing_of_the_machine(bundle, manifest):
+    model = onnx.load(bundle / "model.onnx")
+    assert json.loads(next(p.value for p in model.metadata_props if p.key == "smile.manifest")) == manifest
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim][1:]
+    assert shape == manifest["input"]["shape"][1:] == [3, 4, 64, 64]

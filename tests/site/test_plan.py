@@ -1,0 +1,119 @@
+"""Which frames are taken, how they are cut into shards, and when a shard counts as done."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smile.config import ViewConfig
+from smile.scans import Frame, Listing, Sequence
+from smile.site.plan import CHUNK, make_plan, plain_views, select, views_hash
+from smile.site.work import Settings
+
+
+def listing(subjects: int, *, frames: int = 1, folder: Path = Path("/raw")) -> Listing:
+    return Listing(
+        "scanner",
+        "made up",
+        tuple(
+            Sequence(
+                f"P{s:03d}",
+                "fear",
+                f"P{s:03d}/fear_{k}",
+                tuple(Frame(folder / f"P{s:03d}_{k}_{number}.ply", number) for number in range(frames)),
+            )
+            for s in range(subjects)
+            for k in range(3)
+        ),
+    )
+
+
+def settings(**changes) -> Settings:
+    return Settings(**{"views": ViewConfig(), "renderer": "embree", "raw": Path("/raw"), **changes})
+
+
+@given(length=st.integers(0, 400), frames=st.integers(1, 40))
+def test_selected_frames_are_distinct_in_order_and_in_the_middle(length: int, frames: int) -> None:
+    chosen = select(length, frames)
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) == min(length, frames)
+    if length >= 2 * frames:
+        assert (length - 1) / 4 - 1 <= chosen[0]
+        assert chosen[-1] <= 3 * (length - 1) / 4 + 1
+    if chosen:
+        np.testing.assert_allclose(np.mean(chosen), (length - 1) / 2, atol=1.01)
+
+
+def test_a_hundred_frames_give_the_onset_the_apex_and_the_offset() -> None:
+    assert select(100, 4) == [31, 43, 56, 68]
+    assert select(100, 1) == [50]
+    assert select(5, 4) == [0, 1, 2, 3]
+    assert select(3, 4) == [0, 1, 2]
+
+
+def test_every_chosen_frame_is_planned_once_with_its_time() -> None:
+    plan = make_plan(listing(20, frames=9), settings(frames=3))
+    items = [item for chunk in plan.chunks for item in chunk.items]
+    assert plan.scans == len(items) == 20 * 3 * 3
+    assert len({item.frame.path for item in items}) == len(items)
+    assert max(len(chunk.items) for chunk in plan.chunks) <= CHUNK
+    assert {item.time for item in items} == {position / 8 for position in select(9, 3)}
+    static = make_plan(listing(2), settings())
+    assert {item.time for chunk in static.chunks for item in chunk.items} == {0.0}
+
+
+def test_a_new_subject_moves_few_shards() -> None:
+    before, after = listing(60), listing(60)
+    late = Sequence("P000", "anger", "P000/anger_9", (Frame(Path("/raw/new.ply")),))
+    after = Listing(after.dataset, after.why, (*after.sequences, late))
+    keys = [{chunk.key for chunk in make_plan(part, settings()).chunks} for part in (before, after)]
+    assert len(keys[0]) > 12
+    assert len(keys[1] - keys[0]) <= 5
+
+
+def test_the_key_follows_input_and_settings_but_not_place_or_renderer(tmp_path: Path) -> None:
+    def keys(folder: Path, **changes) -> list[str]:
+        return [
+            chunk.key
+            for chunk in make_plan(listing(1, folder=folder), settings(raw=folder, **changes)).chunks
+        ]
+
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for k in range(3):
+            path = tmp_path / name / f"P000_{k}_0.ply"
+            path.write_text("x")
+            os.utime(path, ns=(10**18, 10**18))
+    first = keys(tmp_path / "a")
+    assert keys(tmp_path / "b") == first, "the folder was moved or mounted elsewhere"
+    assert keys(tmp_path / "a", renderer="pyrender") == first
+    assert keys(tmp_path / "a", views=ViewConfig(yaws=(-30, 0, 30), radius=95)) == first, (
+        "integers, same setting"
+    )
+    assert keys(tmp_path / "a", views=ViewConfig(size=32)) != first
+    os.utime(tmp_path / "a" / "P000_1_0.ply", ns=(10**18, 10**18 + 1))
+    assert keys(tmp_path / "a") != first
+    (tmp_path / "b" / "P000_1_0.ply").write_text("xy")
+    os.utime(tmp_path / "b" / "P000_1_0.ply", ns=(10**18, 10**18))
+    assert keys(tmp_path / "b") != first
+
+
+def test_a_changed_material_of_an_obj_counts_as_a_change(tmp_path: Path) -> None:
+    part = Listing("scanner", "", (Sequence("P001", None, "x", (Frame(tmp_path / "P001_sad_0.obj"),)),))
+    for name in ("P001_sad_0.obj", "material.mtl", "material_0.png"):
+        (tmp_path / name).write_text("x")
+    keys = [make_plan(part, settings(raw=tmp_path)).chunks[0].key]
+    for name in ("material.mtl", "material_0.png"):
+        (tmp_path / name).write_text("changed")
+        keys.append(make_plan(part, settings(raw=tmp_path)).chunks[0].key)
+    assert len(set(keys)) == 3
+    (tmp_path / "notes.txt").write_text("x")
+    assert make_plan(part, settings(raw=tmp_path)).chunks[0].key == keys[-1]
+
+
+def test_the_hash_of_the_settings_is_the_same_for_the_same_pictures() -> None:
+    assert views_hash(ViewConfig()) == views_hash(ViewConfig(yaws=(-30, 0, 30)))
+    assert views_hash(ViewConfig()) != views_hash(ViewConfig(radius=90.0))
+    assert plain_views(ViewConfig(yaws=(-30, 0, 30), radius=95)) == plain_views(ViewConfig())

@@ -61,7 +61,7 @@ class ModelConfig:
 
     tower: str = "smile-small"  # an open_clip model name, or our small tower for CPUs
     pretrained: str = ""  # open_clip tag or local file; empty: random weights
-    modalities: tuple[str, ...] = ("depth", "normals")  # what the tower sees of the views
+    modalities: tuple[str, ...] = ("texture", "depth", "normals")  # what the tower sees of the views
     dim: int = 128  # of the joint embedding; a pretrained tower keeps its own text width
     fusion: str = "attention"  # attention | mean
 
@@ -117,7 +117,7 @@ class TrainingConfig:
     local_steps: int = 20  # optimiser steps a round
     learning_rate: float = 0.002  # peak; cosine over all rounds
     weight_decay: float = 0.05
-    holdout: float = 0.25  # share of a site's subjects that nobody trains on
+    holdout: float = 0.4  # share of a site's subjects that nobody trains on
     seed: int = 0
 
     def __post_init__(self) -> None:

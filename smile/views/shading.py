@@ -23,49 +23,46 @@ def shade(
     depth = np.full(seen.shape, np.nan, dtype=np.float32)
     normals = np.zeros((*seen.shape, 3), dtype=np.float32)
     colour = np.zeros((*seen.shape, 3), dtype=np.uint8) if "texture" in config.modalities else None
-    of_vertices = vertex_normals(scan.vertices, scan.faces)
+    at_vertices = vertex_normals(scan.vertices, scan.faces)
     x, y = pixel_centres(config)
     for view, yaw in enumerate(config.yaws):
         rows, columns = np.nonzero(seen[view] >= 0)
         face = seen[view, rows, columns]
-        corners = scan.faces[face]
-        triangles = to_view(scan.vertices[corners], yaw)  # (n, 3 corners, 3)
+        corners = scan.faces[face].T
+        triangles = to_view(scan.vertices, yaw).astype(np.float32)[corners]
         weights, front = _barycentric(triangles, x[columns], y[rows])
-        depth[view, rows, columns] = (weights * triangles[..., 2]).sum(1)
-        blended = np.einsum("nc,nck->nk", weights, of_vertices[corners]) @ rotation(yaw).T
+        depth[view, rows, columns] = (weights * triangles[..., 2]).sum(0)
+        blended = np.einsum(
+            "cn,cnk->nk", weights, (at_vertices @ rotation(yaw).T).astype(np.float32)[corners]
+        )
         # The inside of the mask, seen through a hole, faces the camera as well.
-        normals[view, rows, columns] = unit(blended * np.where(front, 1.0, -1.0)[:, None])
+        normals[view, rows, columns] = unit(blended * np.where(front, 1, -1).astype(np.float32)[:, None])
         if colour is not None:
             colour[view, rows, columns] = _colours(scan, face, weights)
     return depth, normals, colour
 
 
 def _barycentric(triangles: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """triangles (n, 3, 3) in the view frame, pixel centres (n,) -> weights (n, 3) >= 0 with sum 1, seen from the front (n,).
+    """triangles (3 corners, n, 3) in the view frame, pixel centres (n,) -> weights (3, n) >= 0 with sum 1, and whether the
+    face is seen from its front (n,).
 
     The renderers compute in single precision, so a centre may lie a hair outside its face: the weights are clipped.
     """
-    a, b, c = triangles[:, 0, :2], triangles[:, 1, :2], triangles[:, 2, :2]
-    point = np.stack([x, y], axis=1)
-
-    def area(p: np.ndarray, q: np.ndarray, r: np.ndarray) -> np.ndarray:
-        return (q[:, 0] - p[:, 0]) * (r[:, 1] - p[:, 1]) - (q[:, 1] - p[:, 1]) * (r[:, 0] - p[:, 0])
-
-    whole = area(a, b, c)
-    parts = np.stack([area(point, b, c), area(a, point, c), area(a, b, point)], axis=1)
-    weights = np.clip(parts / np.where(whole == 0, 1.0, whole)[:, None], 0.0, 1.0)
-    total = weights.sum(1, keepdims=True)
-    return np.where(total > 0, weights / np.where(total > 0, total, 1.0), 1 / 3), whole > 0
+    across, up = triangles[..., 0] - x.astype(np.float32), triangles[..., 1] - y.astype(np.float32)
+    parts = np.stack([across[i] * up[j] - across[j] * up[i] for i, j in ((1, 2), (2, 0), (0, 1))])
+    whole = parts.sum(0)
+    weights = np.clip(parts / np.where(whole == 0, 1, whole), 0, 1)
+    total = weights.sum(0)
+    return np.where(total > 0, weights / np.where(total > 0, total, 1), np.float32(1 / 3)), whole > 0
 
 
 def _colours(scan: Scan, face: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(n, 3) uint8 from the texture, or else from the vertices. Raises ValueError when the scan has neither."""
     if scan.texture is not None:
-        uv = np.einsum("nc,nck->nk", weights, scan.texture.corner_uv[face].astype(np.float64))
-        return _bilinear(scan.texture, uv)
+        return _bilinear(scan.texture, np.einsum("cn,nck->nk", weights, scan.texture.corner_uv[face]))
     if scan.vertex_colors is not None:
-        blended = np.einsum("nc,nck->nk", weights, scan.vertex_colors[scan.faces[face]].astype(np.float64))
-        return np.rint(blended).astype(np.uint8)
+        corners = scan.vertex_colors[scan.faces[face]].astype(np.float32)
+        return np.rint(np.einsum("cn,nck->nk", weights, corners)).astype(np.uint8)
     raise ValueError(
         "the scan has neither a texture nor vertex colours, but texture is among the modalities: "
         "prepare without it (--modalities depth,normals) or export the scan with its texture"
@@ -79,7 +76,7 @@ def _bilinear(texture: Texture, uv: np.ndarray) -> np.ndarray:
     row = np.clip((1 - uv[:, 1]) * height - 0.5, 0, height - 1)
     left, top = column.astype(np.intp), row.astype(np.intp)
     right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    across, down = (column - left)[:, None], (row - top)[:, None]
+    across, down = (column - left)[:, None].astype(np.float32), (row - top)[:, None].astype(np.float32)
     image = texture.image
     upper = image[top, left] * (1 - across) + image[top, right] * across
     lower = image[bottom, left] * (1 - across) + image[bottom, right] * across

@@ -1,6 +1,7 @@
 """The comparison behind every table: untrained, each hospital alone, pooled, federated, on the same people."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -33,21 +34,22 @@ def with_seed(config: SmileConfig, seed: int) -> SmileConfig:
     return dataclasses.replace(config, training=dataclasses.replace(config.training, seed=seed))
 
 
-def baselines(
-    config: SmileConfig, folders: list[Path], seeds: list[int], *, jobs: int
+def repeat(
+    config: SmileConfig, folders: list[Path], seeds: list[int], output: Path, *, jobs: int
 ) -> Iterator[dict[str, Any]]:
-    """Untrained, each site alone and pooled, for every seed, over `jobs` processes; yields results as they finish.
+    """Federated, pooled, each site alone and untrained, for every seed, over `jobs` processes, as they finish.
 
-    A result is `smile.evaluation.evaluate` plus `who` (untrained, site-0 ..., pooled) and `seed`. Each trained one
-    takes as many optimiser steps as a site takes in the whole federation.
+    A result is `smile.evaluation.evaluate` plus `who` (federated, pooled, site-0 ..., untrained) and `seed`. Each
+    trained one takes as many optimiser steps as a site takes in the whole federation. A federation that has left
+    its last checkpoint in OUTPUT/seed-N is not run again.
     """
-    tasks = [
-        (who, seed)
-        for seed in seeds
-        for who in ("pooled", *(f"site-{k}" for k in range(len(folders))), "untrained")
-    ]
+    alone = [f"site-{index}" for index in range(len(folders))]
+    tasks = [(who, seed) for who in ("federated", "pooled", *alone, "untrained") for seed in seeds]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as workers:
-        futures = [workers.submit(_baseline, with_seed(config, seed), folders, who) for who, seed in tasks]
+        futures = [
+            workers.submit(_result, with_seed(config, seed), folders, who, output / f"seed-{seed}")
+            for who, seed in tasks
+        ]
         for future in as_completed(futures):
             yield future.result()
 
@@ -57,21 +59,34 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
 
 
-def _baseline(config: SmileConfig, folders: list[Path], who: str) -> dict[str, Any]:
+def _result(config: SmileConfig, folders: list[Path], who: str, output: Path) -> dict[str, Any]:
+    from simulations.engines import federate
     from simulations.pool import Pool
+    from smile.checkpoint import load
     from smile.model import build_model
     from smile.training import train
 
     sites = [Site(folder) for folder in folders]
     pool, (rows, _) = Pool(sites), split(sites, config)
     model = build_model(config)
-    if who != "untrained":
+    if who == "federated":
+        checkpoint = last_round(output, config)
+        if not checkpoint.is_dir():
+            federate(config, folders, output, engine="in-process", logs=output / "site-logs")
+        model, config, _ = load(checkpoint)
+    elif who != "untrained":
         mine = np.concatenate(rows) if who == "pooled" else rows[int(who.removeprefix("site-"))]
         for index in range(config.federation.rounds):
             train(model, pool, config, rows=mine, first_step=index * config.training.local_steps)
     return score(model, pool, config, who=who)
+
+
+def last_round(output: Path, config: SmileConfig) -> Path:
+    """Where a finished federation leaves its model."""
+    return output / f"round-{config.federation.rounds:04d}"
 
 
 def score(model: Any, pool: Any, config: SmileConfig, *, who: str) -> dict[str, Any]:
@@ -84,15 +99,6 @@ def score(model: Any, pool: Any, config: SmileConfig, *, who: str) -> dict[str, 
         "seed": config.training.seed,
         **evaluate(model, pool, config, train=np.concatenate(rows), test=test),
     }
-
-
-def score_checkpoint(checkpoint: Path, folders: list[Path]) -> dict[str, Any]:
-    """The same for a federation's checkpoint."""
-    from simulations.pool import Pool
-    from smile.checkpoint import load
-
-    model, config, _ = load(checkpoint)
-    return score(model, Pool([Site(folder) for folder in folders]), config, who="federated")
 
 
 METHODS = ("linear_probe", "knn", "zero_shot")

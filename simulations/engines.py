@@ -22,22 +22,25 @@ PRIVATE_ENVIRONMENT = {
 }
 
 
-def federate(config: SmileConfig, sites: list[Path], output: Path, *, engine: str = "ray") -> None:
+def federate(
+    config: SmileConfig, sites: list[Path], output: Path, *, engine: str = "ray", logs: Path | None = None
+) -> None:
     """Run the study of `config` over prepared `sites`; leaves OUTPUT/round-NNNN and OUTPUT/log.jsonl.
 
-    engine: `ray` (Flower's simulation runtime) or `in-process`. Raises RuntimeError when the run fails.
+    engine: `ray` (Flower's simulation runtime) or `in-process`, where `logs` may take the sites' own logs, so that
+    several federations can run over the same sites at once. Raises RuntimeError when the run fails.
     """
     output = output.resolve()
     federation = dataclasses.replace(config.federation, output=str(output), min_sites=len(sites))
     config = dataclasses.replace(config, federation=federation)
     if engine == "in-process":
-        _in_process(config, sites)
+        _in_process(config, sites, logs)
     else:
         assert engine == "ray", engine
         _on_ray(config, sites, output)
 
 
-def _in_process(config: SmileConfig, sites: list[Path]) -> None:
+def _in_process(config: SmileConfig, sites: list[Path], logs: Path | None) -> None:
     from flwr.app import Context, RecordDict
 
     from client.app import app as client_app
@@ -47,7 +50,7 @@ def _in_process(config: SmileConfig, sites: list[Path]) -> None:
     context = Context(
         run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=dict(to_flat(config))
     )
-    server_app(InProcessGrid(client_app, sites), context)
+    server_app(InProcessGrid(client_app, sites, logs=logs), context)
 
 
 def _on_ray(config: SmileConfig, sites: list[Path], output: Path) -> None:

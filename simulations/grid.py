@@ -25,22 +25,20 @@ CLIENT_APP_RAISED = 2  # Flower's code
 
 
 class InProcessGrid(Grid):
-    """Delivers each message to a site of its own, in order. Node k serves `sites[k]`."""
+    """Delivers each message to a site of its own, in order. logs: folder for the sites' logs instead of the sites."""
 
-    def __init__(self, client_app: ClientApp, sites: list[Path], *, run_id: int = 1) -> None:
+    def __init__(
+        self, client_app: ClientApp, sites: list[Path], *, logs: Path | None = None, run_id: int = 1
+    ) -> None:
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, 1, 1
         self.client_app = client_app
         self.names = {FIRST_NODE + index: site.name for index, site in enumerate(sites)}
-        self.contexts = {
-            FIRST_NODE + index: Context(
-                run_id=run_id,
-                node_id=FIRST_NODE + index,
-                state=RecordDict(),
-                run_config={},
-                node_config={"site": str(site)},
+        self.contexts = {}
+        for node, site in zip(self.names, sites, strict=True):
+            settings: dict[str, Any] = {"site": str(site)} | ({"log": str(logs / site.name)} if logs else {})
+            self.contexts[node] = Context(
+                run_id=run_id, node_id=node, node_config=settings, state=RecordDict(), run_config={}
             )
-            for index, site in enumerate(sites)
-        }
 
     def get_node_ids(self) -> list[int]:
         return list(self.contexts)

@@ -99,7 +99,7 @@ def write_hospitals(
     seed: int = 0,
     hospitals: Sequence[str] = ("north", "centre", "south", "east"),
     frames: int = 7,
-    levels: Sequence[int] = (2, 4),
+    levels: Sequence[int] = (3, 4),
     jobs: int | None = None,
     progress: bool = False,
 ) -> list[Path]:

@@ -82,6 +82,10 @@ class Steps:
         if not self.quiet:
             print(f"[{self.since - self.started:5.0f} s] {name}", file=sys.stderr, flush=True)
 
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            print(f"          {text}", file=sys.stderr, flush=True)
+
     def end(self) -> None:
         if self.current:
             self.seconds[self.current] = round(time.monotonic() - self.since, 1)
@@ -122,10 +126,7 @@ def run(plan: Plan, *, out: Path, quiet: bool = False) -> dict[str, Any]:
 def _prepare(plan: Plan, out: Path, steps: Steps, quiet: bool) -> tuple[list[Path], list[Path]]:
     raw = list(plan.raw)
     if not raw:
-        from simulations.hospitals import write_hospitals
-
-        steps.begin(f"simulate {len(plan.hospitals)} hospitals with {plan.subjects} people each")
-        raw = write_hospitals(out / "raw", subjects=plan.subjects, hospitals=plan.hospitals, jobs=plan.jobs)
+        raw = _simulate(plan, out / "raw", steps)
     views, sites = plan.config.views, []
     for folder in raw:
         steps.begin(f"smile prepare {folder.name}")
@@ -157,26 +158,47 @@ def _prepare(plan: Plan, out: Path, steps: Steps, quiet: bool) -> tuple[list[Pat
     return raw, sites
 
 
+def _simulate(plan: Plan, folder: Path, steps: Steps) -> list[Path]:
+    """Write the hospitals, or take those that an earlier run with the same numbers has finished."""
+    import shutil
+
+    from simulations.hospitals import write_hospitals
+
+    wanted = json.dumps({"hospitals": plan.hospitals, "subjects": plan.subjects})
+    finished = folder / "finished.json"
+    if finished.is_file() and finished.read_text() == wanted:
+        return [folder / name for name in plan.hospitals]
+    steps.begin(f"simulate {len(plan.hospitals)} hospitals with {plan.subjects} people each")
+    shutil.rmtree(folder, ignore_errors=True)
+    raw = write_hospitals(folder, subjects=plan.subjects, hospitals=plan.hospitals, jobs=plan.jobs)
+    finished.write_text(wanted)
+    return raw
+
+
 def _compare(plan: Plan, out: Path, sites: list[Path], steps: Steps) -> tuple[list[dict[str, Any]], Path]:
     import shutil
 
     seeds = list(range(plan.config.training.seed, plan.config.training.seed + plan.seeds))
-    results, first = [], None
     for site in sites:
         (site / "outbox.csv").unlink(missing_ok=True)  # the report shows what left in this run
-    for seed in seeds:
-        steps.begin(f"federate {len(sites)} sites, seed {seed}, engine {plan.engine}")
-        output = out / "federation" / f"seed-{seed}"
-        shutil.rmtree(output, ignore_errors=True)
-        federate(compare.with_seed(plan.config, seed), sites, output, engine=plan.engine)
-        checkpoint = output / f"round-{plan.config.federation.rounds:04d}"
-        results.append(compare.score_checkpoint(checkpoint, sites))
-        first = first or checkpoint
-    steps.begin("untrained, each site alone, pooled: the same people, the same number of steps a site")
-    results += compare.baselines(plan.config, sites, seeds, jobs=min(plan.jobs, 8))
-    assert first is not None
+    federations = out / "federation"
+    shutil.rmtree(federations, ignore_errors=True)
+    steps.begin(
+        f"federate {len(sites)} sites by {'flwr run on Ray' if plan.engine == 'ray' else 'the apps in process'}"
+    )
+    first = compare.with_seed(plan.config, seeds[0])
+    federate(first, sites, federations / f"seed-{seeds[0]}", engine=plan.engine)
+    steps.begin(
+        f"compare: untrained, each site alone, pooled, federated; {plan.seeds} seeds, the same people"
+    )
+    results = []
+    for result in compare.repeat(plan.config, sites, seeds, federations, jobs=min(plan.jobs, 8)):
+        results.append(result)
+        steps.note(
+            f"seed {result['seed']} {result['who']:>9}: linear probe {100 * result['linear_probe']:.0f} %"
+        )
     (out / "results.json").write_text(json.dumps(results, indent=2))
-    return results, first
+    return results, compare.last_round(federations / f"seed-{seeds[0]}", plan.config)
 
 
 def _export(

@@ -62,7 +62,8 @@ def write_report(
         "<h2>How it was made</h2>",
         _made(summary),
     ]
-    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>smile-federated</title><style>{STYLE}</style><body>{''.join(body)}</body></html>"
+    head = f"<meta charset=utf-8><title>smile-federated</title><style>{STYLE}</style>"
+    page = f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>"
     path = out / "report.html"
     path.write_text(page)
     return path

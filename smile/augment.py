@@ -1,6 +1,6 @@
 """Augmentation of views on the fly: what another scanner, pose or person might have changed.
 
-B batch, V views, C channels, H W pixels; values in [0, 255], 0 = background.
+B batch, V views, C channels, H W pixels; values 0 to 255, 0 = background.
 """
 
 import torch
@@ -10,8 +10,8 @@ from .config import CHANNELS, SmileConfig
 
 
 def augment(views: torch.Tensor, config: SmileConfig, generator: torch.Generator) -> torch.Tensor:
-    """(B, V, C, H, W) float32 -> the same shape: mirrored half of the time, shifted, scaled, texture re-lit."""
-    return relight(jitter(mirror(views, config, generator), generator), config, generator)
+    """(B, V, C, H, W) uint8 -> float32 of the same shape: mirrored half of the time, shifted, scaled, re-lit."""
+    return relight(jitter(mirror(views, config, generator).float(), generator), config, generator)
 
 
 def _slices(config: SmileConfig) -> dict[str, slice]:
@@ -23,21 +23,23 @@ def _slices(config: SmileConfig) -> dict[str, slice]:
 
 
 def mirror(views: torch.Tensor, config: SmileConfig, generator: torch.Generator) -> torch.Tensor:
-    """The mirrored face: pictures flipped, left and right views exchanged, x of the normals negated.
+    """The mirrored face, uint8: pictures flipped, left and right views exchanged, x of the normals negated.
 
     Needs yaw angles that are symmetric about 0; otherwise nothing is mirrored.
     """
     yaws = config.views.yaws
     if any(-yaw not in yaws for yaw in yaws):
         return views
-    flipped = views[:, [yaws.index(-yaw) for yaw in yaws]].flip(-1)
+    chosen = torch.rand(len(views), generator=generator) < 0.5
+    flipped = views[chosen.to(views.device)][:, [yaws.index(-yaw) for yaw in yaws]].flip(-1)
     normals = _slices(config).get("normals")
     if normals is not None:
-        x = flipped[:, :, normals.start]
-        # 1..255 encodes -1..1 (smile.views.encode), so negation is 256 - code; 0 stays background.
-        flipped[:, :, normals.start] = torch.where(x > 0, 256 - x, x)
-    chosen = torch.rand(len(views), generator=generator) < 0.5
-    return torch.where(chosen.to(views.device).view(-1, 1, 1, 1, 1), flipped, views)
+        # 1..255 encodes -1..1 (smile.views.encode), so negation is 256 - code, and 0 stays background: both are
+        # what an unsigned byte does when it is subtracted from 0.
+        flipped[:, :, normals.start] = 0 - flipped[:, :, normals.start]
+    result = views.clone()
+    result[chosen.to(views.device)] = flipped
+    return result
 
 
 def jitter(
@@ -58,11 +60,10 @@ def jitter(
 
 
 def relight(views: torch.Tensor, config: SmileConfig, generator: torch.Generator) -> torch.Tensor:
-    """Texture brightness and colour cast by up to 20 %, the same for all views of a capture."""
+    """Texture brightness and colour cast by up to 20 %, the same for all views of a capture; in place."""
     texture = _slices(config).get("texture")
     if texture is None:
         return views
     gain = 1 + 0.2 * (2 * torch.rand(len(views), 1, 3, 1, 1, generator=generator) - 1)
-    views = views.clone()
     views[:, :, texture] = (views[:, :, texture] * gain.to(views.device)).clamp(0, 255)
     return views

@@ -61,9 +61,11 @@ def train(
     for step, batch in enumerate(
         batches(rows, settings.batch_size, settings.local_steps, generator), start=first_step
     ):
+        # AdamW starts each round without moments, and its first steps are as long as the rate allows.
+        fresh = min(1.0, (step - first_step + 1) / max(1, settings.local_steps // 4))
         for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * schedule(step, total)
-        views = torch.from_numpy(captures.gather(batch, config.model.modalities)).to(device).float()
+            group["lr"] = settings.learning_rate * schedule(step, total) * fresh
+        views = torch.from_numpy(captures.gather(batch, config.model.modalities)).to(device)
         views = augment(views, config, generator)
         text, classes = prompts(batch, generator)
         loss, parts = objective(

@@ -48,7 +48,7 @@ class Captures:
     sequences = np.arange(12)
 
     def gather(self, rows: np.ndarray, modalities: tuple[str, ...] | None = None) -> np.ndarray:
-        return np.zeros((len(rows), 3, 4, 16, 16), np.uint8)
+        return np.zeros((len(rows), 3, 7, 16, 16), np.uint8)
 
 
 def test_unlabelled_captures_are_left_out_and_counted() -> None:

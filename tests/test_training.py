@@ -25,7 +25,7 @@ class Bars:
         self.labels = np.array([names[i % 4] for i in range(n)])
         self.subjects = np.array([f"subject-{i % 5}" for i in range(n)])
         self.sequences = np.arange(n)
-        self.views = np.full((n, 3, 4, 16, 16), 60, np.uint8)
+        self.views = np.full((n, 3, 7, 16, 16), 60, np.uint8)
         for i in range(n):
             self.views[i, :, :, 4 * (i % 4) : 4 * (i % 4) + 4] = 220
 
@@ -94,7 +94,9 @@ def test_prompts_belong_to_the_label() -> None:
 
 def test_mirroring_twice_is_the_identity_and_swaps_sides() -> None:
     config = SmileConfig(views=ViewConfig(size=16), model=ModelConfig(modalities=("depth", "normals")))
-    x = torch.randint(0, 256, (64, 3, 4, 16, 16), generator=torch.Generator().manual_seed(1)).float()
+    x = torch.randint(
+        0, 256, (64, 3, 4, 16, 16), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+    )
     once = mirror(x, config, torch.Generator().manual_seed(0))
     twice = mirror(once, config, torch.Generator().manual_seed(0))
     assert torch.equal(twice, x)
@@ -103,12 +105,12 @@ def test_mirroring_twice_is_the_identity_and_swaps_sides() -> None:
     i = moved[0]
     assert torch.equal(once[i, 0, 0], x[i, 2, 0].flip(-1))  # depth: the other side's view, mirrored
     expected = x[i, 2, 1].flip(-1)  # x of the normals: negated, background stays background
-    assert torch.equal(once[i, 0, 1], torch.where(expected > 0, 256 - expected, expected))
+    assert torch.equal(once[i, 0, 1], torch.where(expected > 0, 256 - expected.int(), 0).to(torch.uint8))
 
 
 def test_asymmetric_cameras_are_not_mirrored() -> None:
     config = SmileConfig(views=ViewConfig(yaws=(0.0, 20.0), size=16))
-    x = torch.rand(8, 2, 4, 16, 16)
+    x = torch.rand(8, 2, 7, 16, 16)
     assert torch.equal(mirror(x, config, torch.Generator().manual_seed(0)), x)
 
 
@@ -116,7 +118,9 @@ def test_augmented_views_stay_views() -> None:
     config = SmileConfig(
         views=ViewConfig(size=16), model=ModelConfig(modalities=("texture", "depth", "normals"))
     )
-    x = torch.randint(0, 256, (8, 3, 7, 16, 16), generator=torch.Generator().manual_seed(1)).float()
+    x = torch.randint(
+        0, 256, (8, 3, 7, 16, 16), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+    )
     found = augment(x, config, torch.Generator().manual_seed(0))
     assert found.shape == x.shape and found.min() >= 0 and found.max() <= 255
     assert not torch.equal(found, x)

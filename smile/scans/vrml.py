@@ -12,9 +12,10 @@ import numpy as np
 from . import arrays
 from .arrays import AGAIN
 
-_TOKEN = re.compile(rb'[\s,]*+(?:([][{}])|"((?:[^"\\]|\\.)*+)"|([^\s,\[\]{}"]++))', re.DOTALL)
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
-_NUMERIC = re.compile(rb"[\s,]*+(?:[-+.\d]|nan\b|inf(?:inity)?\b)", re.IGNORECASE)
+# No possessive quantifiers: the edge bundle carries this file to Python 3.10.
+_TOKEN = re.compile(rb'[\s,]*(?:([][{}])|"([^"\\]*(?:\\.[^"\\]*)*)"|([^\s,\[\]{}"]+))', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NUMERIC = re.compile(rb"[\s,]*(?:[-+.\d]|nan\b|inf(?:inity)?\b)", re.IGNORECASE)
 _LINE_END = re.compile(rb"[\r\n]")
 _DEEPEST = 100  # nested nodes; scans nest a handful
 _TRUNCATED = "the text stops inside {} (a truncated file?): " + AGAIN

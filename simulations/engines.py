@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from server.run_log import read
 from smile.config import SmileConfig, to_flat
 
 ROOT = Path(__file__).parent.parent
@@ -87,7 +88,9 @@ def _on_ray(config: SmileConfig, sites: list[Path], output: Path) -> None:
             code = subprocess.run(
                 command, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False
             ).returncode
-    if code != 0 or not (output / f"round-{config.federation.rounds:04d}").is_dir():
+    # `flwr run` ends with 0 even when the ServerApp raised, so what it left is asked.
+    rounds = read(output / "log.jsonl") if (output / "log.jsonl").is_file() else []
+    if code != 0 or len(rounds) < config.federation.rounds or not any(entry["averaged"] for entry in rounds):
         tail = "\n".join((output / "flwr-run.log").read_text().splitlines()[-15:])
         raise RuntimeError(
             f"`flwr run` ended with code {code} before the last round; see {output / 'flwr-run.log'}:\n{tail}"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from smile.checkpoint import save
-from smile.config import SmileConfig, ViewConfig
+from smile.config import ModelConfig, SmileConfig, ViewConfig
 from smile.model import build_model
 from smile.protocol import get_arrays
 
@@ -21,7 +21,8 @@ SITES = Path(__file__).parents[2].parent / "shared" / "sites"
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
     """A checkpoint of the default study after round 3, weights random."""
-    config = SmileConfig()
+    # Fewer modalities than a site holds: a reader must choose the channels.
+    config = SmileConfig(model=ModelConfig(modalities=("depth", "normals")))
     folder = tmp_path_factory.mktemp("study") / "round-0003"
     save(folder, get_arrays(build_model(config)), config, {"round": 3, "simulated": True})
     return folder

@@ -84,12 +84,14 @@ def test_a_wrong_answer_fails(bundle, golden, spoil):
 
 
 def test_pseudo_views_look_like_views():
-    views = parity.pseudo_views(SmileConfig())
+    views = parity.pseudo_views(SmileConfig(model=ModelConfig(modalities=("depth", "normals"))))
     assert views.shape == (5, 3, 4, 64, 64)
     assert views.dtype == np.uint8
     assert (views[..., 0, 0] == 0).all()  # background in the corner
     assert views.any(axis=(2, 3, 4)).all()  # no view is empty
-    assert np.array_equal(views, parity.pseudo_views(SmileConfig()))
+    assert np.array_equal(
+        views, parity.pseudo_views(SmileConfig(model=ModelConfig(modalities=("depth", "normals"))))
+    )
 
 
 def test_the_file_tells_nothing_of_the_machine(bundle, manifest):

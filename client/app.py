@@ -9,7 +9,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.privacy import Outbox
-from client.site import SiteSettings, site_settings
+from client.site import SiteSettings, log_folder, site_settings
 from smile.config import SmileConfig, ViewConfig, from_flat
 
 app = ClientApp()
@@ -26,10 +26,9 @@ class Refusal(Exception):
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """One round: global weights in, locally trained weights and a few figures out."""
-    outbox = Outbox(message, run=context.run_id)
+    outbox = Outbox(message, run=context.run_id, log=log_folder(context.node_config))
     try:
         settings = _or_refuse(101, site_settings, context.node_config)
-        outbox.log = settings.log
         return outbox.send(*_train_round(message, settings))
     except Refusal as refusal:
         return outbox.refuse(refusal.code, str(refusal))
@@ -57,6 +56,11 @@ def _train_round(message: Message, settings: SiteSettings) -> tuple[dict[str, np
     config = _or_refuse(103, from_flat, request)
     site = _or_refuse(101, Site, settings.folder)
     _or_refuse(102, _same_views, site.views, config)
+    if config.model.pretrained not in ("", settings.pretrained):
+        # Loading it would read a file of this site or ask a hub for it: that is the site's to allow.
+        raise Refusal(
+            106, "the study wants pretrained weights: allow them with --node-config 'pretrained=\"TAG\"'"
+        )
     model = build_model(config)
     incoming = {name: array.numpy() for name, array in message.content.array_records["arrays"].items()}
     _or_refuse(103, load_arrays, model, incoming)

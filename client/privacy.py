@@ -17,17 +17,22 @@ OUTBOX_FIELDS = ("time_utc", "run", "round", "what_was_sent", "arrays", "bytes",
 class Outbox:
     """Builds every reply of a site. Anything that is not on the allow-list cannot pass."""
 
-    def __init__(self, message: Message, *, run: int) -> None:
-        self.message, self.run = message, run
-        self.log: Path | None = None  # folder for outbox.csv and site.log, once the site's settings are known
-        self.names = frozenset(message.content["arrays"]) if "arrays" in message.content else frozenset()
+    def __init__(self, message: Message, *, run: int, log: Path | None) -> None:
+        """log: folder for outbox.csv and site.log; None writes to the SuperNode's own output alone."""
+        self.message, self.run, self.log = message, run, log
         config: Mapping[str, object] = message.content.config_records.get("config") or {}
         self.round = config.get("server-round", 0)
 
     def send(self, arrays: dict[str, np.ndarray], metrics: dict[str, float]) -> Message:
-        """Model weights under exactly the names that came in, and the figures of `smile.protocol.METRICS`."""
-        assert frozenset(arrays) == self.names, "a site may only return the arrays that it was sent"
-        assert set(metrics) == set(METRICS), f"figures {sorted(metrics)} are not the agreed {METRICS}"
+        """Model weights under exactly the names that came in, and the figures of `smile.protocol.METRICS`.
+
+        Raises RuntimeError for anything else, and OSError when it cannot be written down: what the hospital
+        cannot read afterwards does not leave.
+        """
+        if set(arrays) != set(self.message.content.array_records["arrays"]):
+            raise RuntimeError("a site may only return the arrays that it was sent")
+        if set(metrics) != set(METRICS):
+            raise RuntimeError(f"figures {sorted(metrics)} are not the agreed {METRICS}")
         figures = {name: float(metrics[name]) for name in METRICS}
         content = RecordDict(
             {
@@ -40,13 +45,18 @@ class Outbox:
         return Message(content, reply_to=self.message)
 
     def refuse(self, code: int, detail: str) -> Message:
-        """An error code and its fixed sentence cross; `detail` stays in the site's own log."""
-        logging.getLogger("smile").error("refused with code %d: %s", code, detail)
-        if self.log is not None:
-            self.log.mkdir(parents=True, exist_ok=True)
-            with (self.log / "site.log").open("a") as file:
-                file.write(f"{_now()} UTC round {self.round!r}, code {code}: {detail}\n")
-        self._write(f"error code {code}: {ERRORS[code]}", 0, 0, {})
+        """An error code and its fixed sentence cross; `detail` stays in the building. Never raises: Flower would
+        send the exception's text."""
+        logger = logging.getLogger("smile")
+        logger.error("refused with code %d: %s", code, detail)
+        try:
+            if self.log is not None:
+                self.log.mkdir(parents=True, exist_ok=True)
+                with (self.log / "site.log").open("a", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(f"{_now()} UTC round {self.round!r}, code {code}: {detail}\n")
+            self._write(f"error code {code}: {ERRORS[code]}", 0, 0, {})
+        except Exception:
+            logger.exception("the site's log in %s cannot be written", self.log)
         return Message(Error(code, ERRORS[code]), reply_to=self.message)
 
     def _write(self, what: str, arrays: int, size: int, figures: dict[str, float]) -> None:

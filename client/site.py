@@ -16,7 +16,18 @@ class SiteSettings:
 
     folder: Path  # a prepared site
     device: str  # cpu, cuda, cuda:1 ...
-    log: Path  # folder for outbox.csv and site.log
+    pretrained: str  # the open_clip tag or weights file that this site allows a study to load; empty: none
+
+
+def log_folder(node_config: Mapping[str, Any]) -> Path | None:
+    """Where outbox.csv and site.log belong: `log`, else the site's own folder if that is there, else nowhere."""
+    if "log" in node_config:
+        return Path(str(node_config["log"]))
+    try:
+        folder = site_settings(node_config).folder
+    except ValueError:
+        return None
+    return folder if folder.is_dir() else None
 
 
 def site_settings(node_config: Mapping[str, Any]) -> SiteSettings:
@@ -41,6 +52,4 @@ def site_settings(node_config: Mapping[str, Any]) -> SiteSettings:
         raise ValueError(
             "the SuperNode was started without a site: add --node-config 'site=\"/path/of/prepared/site\"'"
         )
-    return SiteSettings(
-        folder, str(node_config.get("device", "cpu")), Path(str(node_config.get("log", folder)))
-    )
+    return SiteSettings(folder, str(node_config.get("device", "cpu")), str(node_config.get("pretrained", "")))

@@ -1,7 +1,10 @@
-"""Checking and averaging what sites send; numpy only, so that it can be tested without Flower."""
+"""Checking and averaging what sites send; without flwr, so that it can be tested without Flower."""
 
 import numpy as np
 
+from smile.protocol import METRICS
+
+MAX_FIGURE = 1e30  # of seconds and losses; more would overflow the mean
 MAX_EXAMPLES = 10_000_000  # more captures than any hospital owns: a larger count is a mistake or an attack
 
 
@@ -11,22 +14,27 @@ def reject_reason(
     reference: dict[str, np.ndarray],
 ) -> str | None:
     """Why a site's reply cannot be averaged, in one sentence, or None. `reference`: the arrays it was sent."""
-    if arrays.keys() != reference.keys():
-        odd = sorted(arrays.keys() ^ reference.keys())
-        return f"{len(odd)} array names are missing or unknown, first {odd[0]!r}"
+    missing, unknown = reference.keys() - arrays.keys(), len(arrays.keys() - reference.keys())
+    if missing or unknown:
+        # Only names of ours are quoted: a site could write anything into one of its own.
+        return f"{len(missing)} array names are missing {sorted(missing)[:1]}, {unknown} are unknown"
     for name, expected in reference.items():
-        if arrays[name].shape != expected.shape or arrays[name].dtype != expected.dtype:
-            return (
-                f"array {name!r} is {arrays[name].dtype} {arrays[name].shape}, "
-                f"expected {expected.dtype} {expected.shape}"
-            )
-        if not np.isfinite(arrays[name]).all():
+        array = arrays[name]
+        if (
+            not isinstance(array, np.ndarray)
+            or array.shape != expected.shape
+            or array.dtype != expected.dtype
+        ):
+            return f"array {name!r} has another shape or type, expected {expected.dtype} {expected.shape}"
+        if not np.isfinite(array).all():
             return f"array {name!r} holds NaN or infinity"
-    examples = metrics.get("num-examples")
-    if not isinstance(examples, int) or not 0 < examples <= MAX_EXAMPLES:
+    if set(metrics) != set(METRICS):
+        return "the figures are not the agreed ones"
+    if not all(type(value) in (int, float) and abs(value) < MAX_FIGURE for value in metrics.values()):
+        return "a figure is no number, infinite or NaN"
+    examples = metrics["num-examples"]
+    if type(examples) is not int or not 0 < examples <= MAX_EXAMPLES:
         return f"num-examples is {examples!r}, expected 1 to {MAX_EXAMPLES}"
-    if not all(np.isfinite(value) for value in metrics.values()):
-        return "a figure is NaN or infinite"
     return None
 
 

@@ -25,7 +25,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--sites", nargs="+", type=Path, metavar="DIR", help="folders of raw scans instead of simulated ones"
     )
-    result.add_argument("--out", type=Path, help="result folder (default: runs/SCENARIO)")
+    result.add_argument(
+        "--out", type=Path, help="result folder (default: runs/SCENARIO, with --sites runs/SCENARIO-sites)"
+    )
     result.add_argument("--seeds", type=int, metavar="N", help="repetitions of the comparison")
     result.add_argument("--engine", choices=("ray", "in-process"), help="how the federation is run")
     result.add_argument("--subjects", type=int, metavar="N", help="people in each simulated hospital")
@@ -44,11 +46,19 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    from simulations.journey import run, scenario
-
+    folder = f"{options.scenario}-sites" if options.sites else options.scenario
     try:
+        from simulations.journey import run, scenario
+
         plan = scenario(options.scenario, options)
-        summary = run(plan, out=options.out or Path("runs") / options.scenario, quiet=options.json)
+        summary = run(plan, out=options.out or Path("runs") / folder, quiet=options.json)
+    except ModuleNotFoundError as error:
+        print(
+            f"python -m simulations: the package {error.name} is missing: run `make setup`, or install this project "
+            "with its `export` and `sim` extras",
+            file=sys.stderr,
+        )
+        return 2
     except (ValueError, RuntimeError, OSError) as error:
         print(f"python -m simulations: {error}", file=sys.stderr)
         return 2

@@ -1,7 +1,6 @@
 """The comparison behind every table: untrained, each hospital alone, pooled, federated, on the same people."""
 
 import dataclasses
-import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -50,8 +49,12 @@ def repeat(
             workers.submit(_result, with_seed(config, seed), folders, who, output / f"seed-{seed}")
             for who, seed in tasks
         ]
-        for future in as_completed(futures):
-            yield future.result()
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            workers.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _one_thread() -> None:
@@ -59,7 +62,6 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
-    logging.getLogger("flwr").setLevel(logging.WARNING)
 
 
 def _result(config: SmileConfig, folders: list[Path], who: str, output: Path) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Two ways to run the same apps over prepared sites: in this process, or by `flwr run` on Ray."""
 
 import dataclasses
+import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -48,6 +50,9 @@ def _in_process(config: SmileConfig, sites: list[Path], logs: Path | None) -> No
     from server.app import app as server_app
     from simulations.grid import InProcessGrid
 
+    logging.getLogger("flwr").setLevel(
+        logging.WARNING
+    )  # log.jsonl tells the same; several runs would mix here
     context = Context(
         run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=dict(to_flat(config))
     )
@@ -132,7 +137,8 @@ def _superlink(home: Path, environment: dict[str, str]) -> Iterator[str]:
         try:
             process.wait(timeout=20)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # its children too
+            process.wait()
 
 
 def _wait_until_healthy(port: int, process: subprocess.Popen, log: Path, *, seconds: float = 60) -> None:
@@ -144,7 +150,8 @@ def _wait_until_healthy(port: int, process: subprocess.Popen, log: Path, *, seco
             if httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).is_success:
                 return
         except httpx.HTTPError:
-            time.sleep(0.2)
+            pass
+        time.sleep(0.2)
     raise RuntimeError(f"the SuperLink did not start: see {log}")
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from typing import Any
 
 from simulations import compare
 from simulations.engines import ROOT, federate
+from smile import __version__
 from smile.config import SmileConfig, from_flat, to_flat
 
 
@@ -43,11 +45,16 @@ def scenario(name: str, options: argparse.Namespace) -> Plan:
     settings = {**to_flat(SmileConfig()), **file["settings"]}
     for text in options.settings:
         key, _, value = text.partition("=")
+        if key in ("federation.output", "federation.min-sites"):
+            raise ValueError(f"{key} follows from --out and from the sites here: leave it out")
         settings[key] = value
-    for folder in options.sites or ():
-        if not folder.is_dir():
-            raise ValueError(f"{folder} is not a folder: give folders of raw scans after --sites")
-    raw = tuple(path.resolve() for path in options.sites or ())
+    missing = [path for path in options.sites or () if not path.exists()]
+    # The shell's `sites/*` matches a README beside the folders too: files are passed over.
+    raw = tuple(path.resolve() for path in options.sites or () if path.is_dir())
+    if missing or (options.sites and not raw):
+        raise ValueError(
+            f"{(missing or options.sites)[0]} is not a folder: give folders of raw scans after --sites"
+        )
     if len({path.name for path in raw}) != len(raw):
         raise ValueError("two of the folders after --sites have the same name: rename one")
     seeds = options.seeds if options.seeds is not None else file["seeds"]
@@ -56,9 +63,12 @@ def scenario(name: str, options: argparse.Namespace) -> Plan:
         raise ValueError(
             f"--seeds {seeds} --subjects {subjects}: give at least 1 seed and 2 people in a hospital"
         )
+    config = from_flat(settings)
+    if config.training.holdout == 0:
+        raise ValueError("training.holdout = 0: nobody would be left to evaluate on")
     return Plan(
         name=name,
-        config=from_flat(settings),
+        config=config,
         raw=raw,
         hospitals=tuple(file["hospitals"]),
         subjects=subjects,
@@ -98,6 +108,8 @@ def run(plan: Plan, *, out: Path, quiet: bool = False) -> dict[str, Any]:
 
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
+    for name in ("results.json", "summary.json", "report.html"):  # a failed run must not leave an older run's
+        (out / name).unlink(missing_ok=True)
     steps, memory = Steps(quiet), PeakMemory()
     with memory:
         raw, sites = _prepare(plan, out, steps, quiet)
@@ -158,31 +170,37 @@ def _prepare(plan: Plan, out: Path, steps: Steps, quiet: bool) -> tuple[list[Pat
     return raw, sites
 
 
+def _clear(folder: Path) -> None:
+    """Empty a folder of ours. Raises ValueError where the files in it are not of an earlier run of ours."""
+    marker = folder / ".smile-simulation"
+    if folder.is_dir() and any(folder.iterdir()) and not marker.is_file():
+        raise ValueError(f"{folder} holds files that this command did not write: give another --out")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    marker.touch()
+
+
 def _simulate(plan: Plan, folder: Path, steps: Steps) -> list[Path]:
     """Write the hospitals, or take those that an earlier run with the same numbers has finished."""
-    import shutil
-
     from simulations.hospitals import write_hospitals
 
-    wanted = json.dumps({"hospitals": plan.hospitals, "subjects": plan.subjects})
+    wanted = json.dumps({"hospitals": plan.hospitals, "subjects": plan.subjects, "version": __version__})
     finished = folder / "finished.json"
     if finished.is_file() and finished.read_text() == wanted:
         return [folder / name for name in plan.hospitals]
     steps.begin(f"simulate {len(plan.hospitals)} hospitals with {plan.subjects} people each")
-    shutil.rmtree(folder, ignore_errors=True)
+    _clear(folder)
     raw = write_hospitals(folder, subjects=plan.subjects, hospitals=plan.hospitals, jobs=plan.jobs)
     finished.write_text(wanted)
     return raw
 
 
 def _compare(plan: Plan, out: Path, sites: list[Path], steps: Steps) -> tuple[list[dict[str, Any]], Path]:
-    import shutil
-
     seeds = list(range(plan.config.training.seed, plan.config.training.seed + plan.seeds))
     for site in sites:
         (site / "outbox.csv").unlink(missing_ok=True)  # the report shows what left in this run
     federations = out / "federation"
-    shutil.rmtree(federations, ignore_errors=True)
+    _clear(federations)
     steps.begin(
         f"federate {len(sites)} sites by {'flwr run on Ray' if plan.engine == 'ray' else 'the apps in process'}"
     )
@@ -197,6 +215,7 @@ def _compare(plan: Plan, out: Path, sites: list[Path], steps: Steps) -> tuple[li
         steps.note(
             f"seed {result['seed']} {result['who']:>9}: linear probe {100 * result['linear_probe']:.0f} %"
         )
+    results.sort(key=lambda result: (result["seed"], result["who"]))
     (out / "results.json").write_text(json.dumps(results, indent=2))
     return results, compare.last_round(federations / f"seed-{seeds[0]}", plan.config)
 
@@ -216,13 +235,19 @@ def _export(
     # Views of simulated people may lie in the bundle as its golden inputs; those of real people may not.
     sample = [] if plan.raw else ["--sample", str(sites[0])]
     _command(["-m", "export", str(checkpoint), str(bundle), *sample])
-    sequence = find(raw[-1]).sequences[-1]
-    frame = sequence.frames[len(sequence.frames) // 2]
-    answer = _command([str(bundle / "run.py"), str(frame.path), "--json"], cwd=out)
+    for sequence in reversed(find(raw[-1]).sequences):
+        frame = sequence.frames[len(sequence.frames) // 2]
+        try:
+            answer = json.loads(_command([str(bundle / "run.py"), str(frame.path), "--json"], cwd=out))
+            break
+        except RuntimeError as error:  # a scan that `smile prepare` has set aside, too
+            steps.note(str(error))
+    else:
+        raise RuntimeError(f"the bundle could read no scan of {raw[-1]}")
+    answer.pop("input")  # a file name may be a name
     return {
-        "file": frame.path.name,
         "truth": sequence.label,
-        "answer": json.loads(answer),
+        "answer": answer,
         "parity": json.loads((bundle / "parity.json").read_text()),
     }
 
@@ -238,11 +263,9 @@ def _command(arguments: list[str], *, cwd: Path = ROOT) -> str:
         stderr=None if "prepare" in arguments else subprocess.PIPE,
     )
     if done.returncode:
-        raise RuntimeError(
-            (done.stderr or "").strip().splitlines()[-1]
-            if done.stderr
-            else f"`{' '.join(arguments)}` ended with code {done.returncode}"
-        )
+        lines = (done.stderr or "").strip().splitlines()
+        called = f"`{' '.join(arguments)}` ended with code {done.returncode}"
+        raise RuntimeError(lines[-1] if lines and done.returncode > 0 else called)
     return done.stdout
 
 

@@ -18,6 +18,7 @@ table { border-collapse: collapse; margin: 1rem 0; } td, th { padding: .3rem .8r
 td:first-child, th:first-child { text-align: left; } img { max-width: 100%; } h2 { margin-top: 2.5rem; }
 .note { background: #fff6dd; border-left: 4px solid #e0a800; padding: .6rem 1rem; } code { background: #eef2f6; padding: 0 .3rem; }
 """
+FACES_STAY = "Contact sheets show faces: they stay in the sites' folders, and this page can be mailed."
 BLUE, GREY, GREEN, ORANGE = "#2f6db5", "#9aa7b4", "#3a9a66", "#d9822b"
 
 
@@ -28,7 +29,7 @@ def write_report(
     import matplotlib
 
     matplotlib.use("Agg")
-    log = read(next(iter(sorted((out / "federation").glob("seed-*")))) / "log.jsonl")
+    log = read(out / "federation" / f"seed-{summary['settings']['training']['seed']}" / "log.jsonl")
     faces = (
         "simulated faces" if simulated else "the given scans (see their own description for what they are)"
     )
@@ -55,10 +56,7 @@ def write_report(
         "<h2>The bundle on the edge</h2>",
         _bundle(summary),
         "<h2>What the sites prepared</h2>",
-        *(
-            f"<h3>{html.escape(site.name)}</h3>{_image((site / 'contact_sheet.png').read_bytes())}"
-            for site in sites
-        ),
+        *(_sheets(sites) if simulated else [f"<p>{FACES_STAY}</p>"]),
         "<h2>How it was made</h2>",
         _made(summary),
     ]
@@ -67,6 +65,10 @@ def write_report(
     path = out / "report.html"
     path.write_text(page)
     return path
+
+
+def _sheets(sites: list[Path]) -> list[str]:
+    return [f"<h3>{html.escape(s.name)}</h3>{_image((s / 'contact_sheet.png').read_bytes())}" for s in sites]
 
 
 def _image(png: bytes) -> str:
@@ -184,7 +186,7 @@ def _losses(log: list[dict[str, Any]]) -> bytes:
 def _outboxes(sites: list[Path], summary: dict[str, Any]) -> str:
     rows = []
     for site in sites:
-        sent = list(csv.DictReader((site / "outbox.csv").open(newline="")))
+        sent = list(csv.DictReader((site / "outbox.csv").read_text().splitlines()))
         good = [row for row in sent if not row["what_was_sent"].startswith("error")]
         total = sum(int(row["bytes"]) for row in sent)
         rows.append(

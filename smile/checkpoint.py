@@ -58,7 +58,7 @@ def load(folder: Path) -> tuple["SmileModel", SmileConfig, dict[str, Any]]:
 
 def latest(output: Path) -> Path:
     """The newest `round-NNNN` checkpoint of a study's output folder. Raises ValueError when there is none."""
-    rounds = sorted(output.glob("round-[0-9]*"))
+    rounds = sorted(output.glob("round-[0-9]*"), key=lambda path: int(path.name.removeprefix("round-")))
     if not rounds:
         raise ValueError(f"{output} holds no checkpoint: the federation has not finished a round")
     return rounds[-1]

@@ -5,6 +5,7 @@ What belongs to a site (its data folder, its device) is not here: a federation m
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +70,10 @@ class ModelConfig:
         _require(
             len(self.modalities) > 0 and set(self.modalities) <= set(CHANNELS),
             f"model.modalities = {self.modalities}: choose from {', '.join(CHANNELS)}",
+        )
+        _require(
+            list(self.modalities) == [m for m in CHANNELS if m in self.modalities],
+            f"model.modalities = {self.modalities}: keep the order {', '.join(CHANNELS)}, each once",
         )
         _require(
             self.fusion in ("attention", "mean"), f"model.fusion = {self.fusion!r}: choose attention or mean"
@@ -180,7 +185,7 @@ def to_flat(config: SmileConfig) -> dict[str, int | float | str]:
 
 
 def _word(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def from_flat(flat: dict[str, Any]) -> SmileConfig:
@@ -209,13 +214,14 @@ def _parse(key: str, value: Any, kind: Any) -> Any:
             _require(float(value) == int(value) and not isinstance(value, bool), "")
             return int(value)
         if kind is float:
+            _require(math.isfinite(float(value)), "")
             return float(value)
         if kind == tuple[float, ...]:
             return tuple(float(word) for word in str(value).split(","))
         if kind == tuple[str, ...]:
             return tuple(word.strip() for word in str(value).split(","))
         return str(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{key} = {value!r}: expected {getattr(kind, '__name__', kind)}") from None
 
 

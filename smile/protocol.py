@@ -27,6 +27,7 @@ ERRORS = {
     102: "the site was prepared with other view settings than the study asks for",
     103: "the site runs another version of the program or of the prompt bank",
     104: "the site's data cannot be trained on (too few captures, or the loss is not finite)",
+    106: "the site does not allow the study's pretrained weights (node config `pretrained`)",
     105: "the site failed for a reason that only its own log tells",
 }
 

@@ -24,7 +24,7 @@ def test_pyproject_and_dataclass_have_the_same_keys_and_defaults() -> None:
 
 def test_round_trips() -> None:
     config = SmileConfig(
-        views=ViewConfig(yaws=(-45, -20.5, 0, 20.5, 45), modalities=("depth",)),
+        views=ViewConfig(yaws=(-33.333333333, -20.5, 0, 20.5, 45), modalities=("depth",)),
         model=ModelConfig(modalities=("depth",), fusion="mean"),
     )
     assert from_flat(to_flat(config)) == config
@@ -40,6 +40,10 @@ def test_round_trips() -> None:
         ("views.modalities", "depth,colour", "choose from"),
         ("views.modalities", "normals,depth", "order"),
         ("model.fusion", "max", "attention or mean"),
+        ("model.modalities", "normals,texture", "order"),
+        ("model.modalities", "texture,texture", "once"),
+        ("training.learning-rate", float("inf"), "learning-rate"),
+        ("federation.rounds", float("inf"), "rounds"),
         ("model.modalities", "texture,smell", "choose from"),
         ("training.batch-size", 1, "2 or more"),
         ("training.holdout", 1.0, "below 1"),

@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 
 from server.aggregation import WeightedMean, reject_reason
+from smile.protocol import METRICS
 
 REFERENCE = {"a": np.zeros((2, 3), np.float32), "scale": np.zeros((), np.float32)}
-GOOD = {"a": np.ones((2, 3), np.float32), "scale": np.float32(2.0).reshape(())}
-FIGURES = {"num-examples": 10, "loss": 1.0}
+GOOD = {"a": np.ones((2, 3), np.float32), "scale": np.array(2, np.float32)}
+FIGURES = {**dict.fromkeys(METRICS, 1.0), "num-examples": 10}
 
 
 def test_the_mean_is_weighted_and_keeps_shape_and_dtype() -> None:
     mean = WeightedMean(REFERENCE)
     mean.add(GOOD, 1)
-    mean.add({"a": np.full((2, 3), 4, np.float32), "scale": np.float32(5.0).reshape(())}, 2)
+    mean.add({"a": np.full((2, 3), 4, np.float32), "scale": np.array(5, np.float32)}, 2)
     result = mean.result()
     np.testing.assert_array_equal(result["a"], np.full((2, 3), 3, np.float32))
     assert result["scale"].shape == () and result["scale"] == 4
@@ -37,6 +38,7 @@ def test_a_good_reply_passes() -> None:
         ({**GOOD, "a": np.full((2, 3), np.nan, np.float32)}, FIGURES, "NaN"),
         ({**GOOD, "a": np.full((2, 3), np.inf, np.float32)}, FIGURES, "infinity"),
         ({**GOOD, "a": np.ones((1,), np.float32)}, FIGURES, "expected float32"),
+        ({**GOOD, "a": "text"}, FIGURES, "expected float32"),
         ({**GOOD, "a": np.ones((2, 3), np.float64)}, FIGURES, "expected float32"),
         ({**GOOD, "a": np.ones((2, 3), np.int64)}, FIGURES, "expected float32"),
         ({**GOOD, "b": np.ones(1, np.float32)}, FIGURES, "unknown"),
@@ -45,8 +47,13 @@ def test_a_good_reply_passes() -> None:
         (GOOD, {**FIGURES, "num-examples": -5}, "num-examples"),
         (GOOD, {**FIGURES, "num-examples": 10**12}, "num-examples"),
         (GOOD, {**FIGURES, "num-examples": 3.5}, "num-examples"),
-        (GOOD, {"loss": 1.0}, "num-examples"),
+        (GOOD, {**FIGURES, "num-examples": True}, "figure"),
+        (GOOD, {"loss": 1.0}, "agreed"),
+        (GOOD, {**FIGURES, "patient": 7}, "agreed"),
         (GOOD, {**FIGURES, "loss": float("nan")}, "figure"),
+        (GOOD, {**FIGURES, "loss": 1e308}, "figure"),
+        (GOOD, {**FIGURES, "loss": [1.0, 2.0]}, "figure"),
+        (GOOD, {**FIGURES, "loss": []}, "figure"),
     ],
 )
 def test_a_bad_reply_is_named(arrays: dict, figures: dict, word: str) -> None:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_the_site_writes_down_what_left_and_the_server_counts_the_same(
     federate(small_config, sites, tmp_path / "out", engine="in-process")
     log = read(tmp_path / "out" / "log.jsonl")
     for place, folder in enumerate(sites):
-        rows = list(csv.DictReader((folder / "outbox.csv").open(newline="")))
+        rows = list(csv.DictReader((folder / "outbox.csv").read_text().splitlines()))
         assert [row["round"] for row in rows] == ["1", "2"]
         assert {row["what_was_sent"] for row in rows} == {"model weights and figures"}
         assert [int(row["bytes"]) for row in rows] == [
@@ -127,6 +128,16 @@ def with_secret_metric(reply: Message) -> Message:
 def without_arrays(reply: Message) -> Message:
     del reply.content["arrays"]
     return reply
+
+
+def with_bytes(data: bytes) -> Callable[[Message], Message]:
+    """A reply whose first array's bytes are replaced: numpy raises all kinds of things on reading them."""
+
+    def tamper(reply: Message) -> Message:
+        next(iter(reply.content.array_records["arrays"].values())).data = data
+        return reply
+
+    return tamper
 
 
 def as_dead_node(reply: Message) -> Message:
@@ -205,6 +216,7 @@ def test_a_good_answer_holds_the_allow_list_and_nothing_else(
         ({"site": "GOOD"}, {"views.size": "large"}, 103),
         ({"site": "GOOD"}, {"model.dim": 64}, 103),
         ({"site": "GOOD", "device": "secret-device"}, {}, 105),
+        ({"site": "GOOD"}, {"model.tower": "RN50", "model.pretrained": "openai"}, 106),
     ],
 )
 def test_a_failure_crosses_as_a_code_alone(
@@ -226,3 +238,33 @@ def test_an_error_of_another_program_is_not_quoted_by_the_server(
     server_app(Tampering(sites, as_dead_node), context(small_config, tmp_path / "out", min_sites=1))
     entry = read(tmp_path / "out" / "log.jsonl")[0]
     assert "someone" not in json.dumps(entry) and "code 5" in entry["refused"][0]["reason"]
+
+
+class Silent(InProcessGrid):
+    """The first site never answers in time."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        return [self.deliver(message) for message in messages][1:]
+
+
+def test_a_site_that_does_not_answer_is_written_down(
+    sites: list[Path], tmp_path: Path, small_config: SmileConfig
+) -> None:
+    server_app(Silent(client_app, sites), context(small_config, tmp_path / "out", min_sites=1))
+    refused = read(tmp_path / "out" / "log.jsonl")[0]["refused"]
+    assert [(entry["site"], "no answer" in entry["reason"]) for entry in refused] == [(sites[0].name, True)]
+
+
+def test_a_log_that_cannot_be_written_stops_the_weights_and_tells_nothing(
+    sites: list[Path], tmp_path: Path, small_config: SmileConfig
+) -> None:
+    (tmp_path / "secret-file").write_text("")
+    for site in (str(sites[0]), "/data/secret-name"):
+        reply = ask({"site": site, "log": str(tmp_path / "secret-file" / "log")}, small_config)
+        assert reply.has_error() and reply.error.code in (101, 105)
+        assert "secret" not in str(reply.error.reason)
+
+
+def test_a_refusal_does_not_create_the_site(tmp_path: Path, small_config: SmileConfig) -> None:
+    assert ask({"site": str(tmp_path / "typo")}, small_config).error.code == 101
+    assert not (tmp_path / "typo").exists()

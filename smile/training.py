@@ -1,7 +1,6 @@
 """THE local training loop. B batch, V views, C channels, H W pixels, D joint embedding."""
 
 import math
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -37,7 +36,6 @@ def train(
     rows: np.ndarray,
     first_step: int = 0,
     device: str = "cpu",
-    on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> dict[str, float]:
     """Train in place for `training.local_steps` steps and return the mean of each loss part.
 
@@ -79,11 +77,8 @@ def train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        values = {name: float(value) for name, value in parts.items()}
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + value
-        if on_step is not None:
-            on_step(step, values)
+        for name, value in parts.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
     return {name: value / settings.local_steps for name, value in sums.items()}
 
 

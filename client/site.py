@@ -25,9 +25,12 @@ def log_folder(node_config: Mapping[str, Any]) -> Path | None:
         return Path(str(node_config["log"]))
     try:
         folder = site_settings(node_config).folder
-    except ValueError:
+        return folder if folder.is_dir() else None
+    except (
+        OSError,
+        ValueError,
+    ):  # is_dir raises where a parent may not be entered, and its text names the path
         return None
-    return folder if folder.is_dir() else None
 
 
 def site_settings(node_config: Mapping[str, Any]) -> SiteSettings:

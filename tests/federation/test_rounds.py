@@ -268,3 +268,18 @@ def test_a_log_that_cannot_be_written_stops_the_weights_and_tells_nothing(
 def test_a_refusal_does_not_create_the_site(tmp_path: Path, small_config: SmileConfig) -> None:
     assert ask({"site": str(tmp_path / "typo")}, small_config).error.code == 101
     assert not (tmp_path / "typo").exists()
+
+
+def test_a_folder_that_may_not_be_entered_tells_nothing(
+    sites: list[Path], small_config: SmileConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_dir = Path.is_dir
+
+    def refused(self: Path) -> bool:
+        if self.name == "secret-name":
+            raise PermissionError(13, "Permission denied", str(self))
+        return is_dir(self)
+
+    monkeypatch.setattr(Path, "is_dir", refused)
+    reply = ask({"site": str(sites[0].parent / "secret-name")}, small_config)
+    assert reply.error.code == 101 and "secret" not in str(reply.error.reason)

@@ -5,7 +5,7 @@ numpy only, because the edge bundle carries this file. Where the face is, `face_
 Legend: v vertices, f faces. All lengths in mm.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,7 +20,16 @@ LANDMARK_MARGIN = (
 )
 
 
-def align(scan: Scan, *, radius: float) -> Scan:
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """A scan in the project frame, and what the way there tells about it."""
+
+    scan: Scan
+    quality: dict[str, float]  # figures of the scan as it came, by name
+    notes: tuple[str, ...] = ()  # what was mended on the way, one clause each
+
+
+def align(scan: Scan, *, radius: float) -> Aligned:
     """Moves a scan to the project frame and keeps what lies within `radius` mm of the nose tip.
 
     Colours, texture coordinates and landmarks are carried along; metres and centimetres become millimetres. Expects the scan
@@ -38,7 +47,7 @@ def align(scan: Scan, *, radius: float) -> Scan:
             f"only {len(cropped.vertices)} vertices lie within {radius:g} mm of the nose tip ({MIN_VERTICES} needed): "
             "the scan is too coarse or broken, scan again"
         )
-    return _outside_out(cropped)
+    return Aligned(_outside_out(cropped), {})
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

@@ -58,7 +58,7 @@ def test_the_project_frame() -> None:
     assert (
         degrees_apart(found @ turn, np.eye(3)) < 4
     )  # `face` looks along +z with +y up, and so must the result
-    aligned = align(scanned(head, turn, np.array([1.0, 2.0, 3.0])), radius=95.0)
+    aligned = align(scanned(head, turn, np.array([1.0, 2.0, 3.0])), radius=95.0).scan
     nose = aligned.vertices[np.linalg.norm(aligned.vertices[:, :2], axis=1) < 6]
     assert np.abs(nose).max() < 6  # the nose tip lies at the origin ...
     assert aligned.vertices[:, 2].max() < 2  # ... and nothing is nearer
@@ -76,11 +76,11 @@ def test_small_and_large_heads_are_aligned_alike(size: float) -> None:
 @pytest.mark.parametrize(("unit", "factor"), [("m", 0.001), ("cm", 0.1)])
 def test_metres_and_centimetres_become_millimetres(unit: str, factor: float) -> None:
     scan = replace(face(), landmarks={"a mole": np.array([10.0, 20.0, -30.0])})
-    expected = align(scan, radius=90.0)
+    expected = align(scan, radius=90.0).scan
     small = replace(
         scan, vertices=scan.vertices * factor, landmarks={"a mole": scan.landmarks["a mole"] * factor}
     )
-    found = align(small, radius=90.0)
+    found = align(small, radius=90.0).scan
     np.testing.assert_allclose(found.vertices, expected.vertices, atol=1e-3)
     np.testing.assert_allclose(found.landmarks["a mole"], expected.landmarks["a mole"], atol=1e-3)
 
@@ -94,7 +94,7 @@ def test_colours_texture_and_landmarks_come_along() -> None:
         texture=Texture(np.zeros((8, 8, 3), np.uint8), uv.astype(np.float32)),
         landmarks={"near": scan.vertices[500], "far": np.array([0.0, 0.0, -200.0])},
     )
-    moved = align(scan, radius=70.0)
+    moved = align(scan, radius=70.0).scan
     assert moved.vertex_colors is not None and scan.vertex_colors is not None
     assert moved.texture is not None and 500 < len(moved.vertices) < len(scan.vertices)
     rotation_found, tip = find_face(scan.vertices, scan.faces, {})
@@ -113,7 +113,7 @@ def test_faces_wound_clockwise_are_turned_over_with_their_texture() -> None:
     uv = (scan.vertices[scan.faces][..., :2] / 200 + 0.5).astype(np.float32)
     right = replace(scan, texture=Texture(np.zeros((8, 8, 3), np.uint8), uv))
     inside_out = replace(right, faces=right.faces[:, ::-1], texture=Texture(right.texture.image, uv[:, ::-1]))
-    expected, found = align(right, radius=90.0), align(inside_out, radius=90.0)
+    expected, found = align(right, radius=90.0).scan, align(inside_out, radius=90.0).scan
     np.testing.assert_allclose(found.vertices, expected.vertices, atol=1e-9)
     np.testing.assert_array_equal(found.faces, expected.faces)
     assert expected.texture is not None and found.texture is not None
@@ -124,7 +124,7 @@ def test_broken_vertices_are_dropped() -> None:
     scan = face()
     broken = replace(scan, vertices=scan.vertices.copy())
     broken.vertices[100:110] = np.nan
-    aligned = align(broken, radius=90.0)
+    aligned = align(broken, radius=90.0).scan
     assert np.isfinite(aligned.vertices).all()
 
 
@@ -209,7 +209,7 @@ def flat_faces() -> Scan:
 )
 def test_what_is_no_face_is_refused_in_one_sentence(scan: Scan, words: str) -> None:
     with pytest.raises(ValueError, match=words) as refusal:
-        align(scan, radius=95.0)
+        align(scan, radius=95.0).scan
     assert "\n" not in str(refusal.value)
 
 
@@ -255,7 +255,7 @@ def test_the_mean_face_is_symmetric_and_highest_at_the_origin() -> None:
 def test_sample_sites_come_out_upright_centred_and_alike(site: str) -> None:
     for sequence in find(SITES / site).sequences[::3]:
         scan = read(sequence.frames[0])
-        aligned = align(scan, radius=95.0)
+        aligned = align(scan, radius=95.0).scan
         assert len(aligned.vertices) > 0.5 * len(scan.vertices)
         with_landmarks = find_face(scan.vertices, scan.faces, scan.landmarks)
         without = find_face(scan.vertices, scan.faces, {})

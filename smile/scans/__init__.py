@@ -8,12 +8,13 @@ from pathlib import Path
 
 from . import bnt, bosphorus, bu3dfe, bu4dfe, landmarks, obj, ply, scanner, wrl
 from .folders import by_lower_name
-from .scan import Frame, Listing, Problem, Scan, Sequence, Texture
+from .scan import Frame, Listing, Options, Problem, Scan, Sequence, Texture
 
 __all__ = [
     "DATASETS",
     "Frame",
     "Listing",
+    "Options",
     "Problem",
     "Scan",
     "Sequence",
@@ -29,10 +30,10 @@ DATASETS = tuple(_LAYOUTS)
 LARGEST = 1 << 30  # bytes; a scan has some megabytes, and a reader holds the whole file
 
 
-def find(folder: Path, *, dataset: str = "auto") -> Listing:
+def find(folder: Path, *, dataset: str = "auto", options: Options | None = None) -> Listing:
     """The scans in `folder`, in a fixed order, with the files set aside and why.
 
-    Raises ValueError where the folder does not exist, is empty, holds no known layout or more than one.
+    `auto` asks every data set's `matches`; the scanner's own rule counts only where no data set fits. Raises ValueError where the folder does not exist, is empty, holds no known layout or more than one.
     """
     folder = Path(folder)
     if dataset not in ("auto", *DATASETS):
@@ -46,6 +47,8 @@ def find(folder: Path, *, dataset: str = "auto") -> Listing:
             raise ValueError(f"{folder}: the folder is empty: give the folder that holds the data set")
         names = DATASETS if dataset == "auto" else (dataset,)
         fitting = [name for name in names if _LAYOUTS[name].matches(folder)]
+        if len(fitting) > 1 and "scanner" in fitting:
+            fitting.remove("scanner")
         if len(fitting) > 1:
             raise ValueError(
                 f"{folder}: it holds more than one layout ({', '.join(fitting)}): "
@@ -58,7 +61,7 @@ def find(folder: Path, *, dataset: str = "auto") -> Listing:
                 f"{folder}: no scans recognised{packed}, expected {expected}: "
                 "give the folder that holds the subjects"
             )
-        return _LAYOUTS[fitting[0]].listing(folder)
+        return _LAYOUTS[fitting[0]].listing(folder, options or Options())
     except OSError as error:
         raise ValueError(
             f"{error.filename or folder}: cannot be read ({error.strerror or error}): "

@@ -7,9 +7,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from ..labels import expression
 from . import folders
-from .scan import Frame, Listing, Problem, Sequence
+from .scan import Frame, Listing, Options, Problem, Sequence
 
 SUBJECT = r"bs\d{3}"
 LAYOUT = "bs000/bs000_E_ANGER_0.bnt"
@@ -28,7 +27,7 @@ def matches(folder: Path) -> bool:
     )
 
 
-def listing(folder: Path) -> Listing:
+def listing(folder: Path, options: Options) -> Listing:
     """One sequence of one frame for each neutral, emotion and action-unit scan."""
     people, others = folders.subjects(folder, SUBJECT)
     problems = folders.almost_subjects(others, r"bs\d", "bs and three digits")
@@ -44,7 +43,7 @@ def listing(folder: Path) -> Listing:
                 left_out[scan["group"].upper()] += 1
                 continue
             try:
-                found.append(_sequence(file, scan, person.name.lower(), files))
+                found.append(_sequence(file, scan, person.name.lower(), files, options))
             except ValueError as error:
                 problems.append(Problem(file, str(error)))
     sequences, doubles = folders.unique(found)
@@ -58,7 +57,9 @@ def listing(folder: Path) -> Listing:
     return Listing("bosphorus", why, tuple(sequences), tuple(problems + doubles))
 
 
-def _sequence(file: Path, scan: re.Match[str] | None, subject: str, files: dict[str, Path]) -> Sequence:
+def _sequence(
+    file: Path, scan: re.Match[str] | None, subject: str, files: dict[str, Path], options: Options
+) -> Sequence:
     if scan is None:
         raise ValueError(f"{file.name!r} is not named like {LAYOUT.split('/')[1]}: correct its name")
     if scan["subject"].lower() != subject:
@@ -69,7 +70,7 @@ def _sequence(file: Path, scan: re.Match[str] | None, subject: str, files: dict[
             f"group {scan['group']!r} of {file.name!r} is not one of "
             f"{', '.join(LABELLED + UNLABELLED + LEFT_OUT)}: correct its name"
         )
-    label = expression(scan["code"]) if group in LABELLED else None
+    label = options.expression(scan["code"]) if group in LABELLED else None
     stem = file.stem.lower()
     frame = Frame(file, 0, folders.image_of(files, stem), files.get(stem + ".lm3"))
     return Sequence(subject, label, f"{subject}/{file.stem.split('_', 1)[1].upper()}", (frame,))

@@ -7,9 +7,8 @@ The two letters after the level state the subject's ethnic group: they are parse
 import re
 from pathlib import Path
 
-from ..labels import expression
 from . import folders
-from .scan import Frame, Listing, Problem, Sequence
+from .scan import Frame, Listing, Options, Problem, Sequence
 
 SUBJECT = r"[FM]\d{4}"
 LAYOUT = "F0001/F0001_AN01WH_F3D.wrl"
@@ -27,7 +26,7 @@ def matches(folder: Path) -> bool:
     )
 
 
-def listing(folder: Path) -> Listing:
+def listing(folder: Path, options: Options) -> Listing:
     """One sequence of one frame for each cropped mesh (F3D); the uncropped ones (RAW) fit no landmarks."""
     people, others = folders.subjects(folder, SUBJECT)
     problems = folders.almost_subjects(others, r"[FM]\d", "F or M and four digits")
@@ -42,7 +41,7 @@ def listing(folder: Path) -> Listing:
                 raw += 1
                 continue
             try:
-                found.append(_sequence(file, mesh, person.name.upper(), files))
+                found.append(_sequence(file, mesh, person.name.upper(), files, options))
             except ValueError as error:
                 problems.append(Problem(file, str(error)))
     sequences, doubles = folders.unique(found)
@@ -55,7 +54,9 @@ def listing(folder: Path) -> Listing:
     return Listing("bu3dfe", why, tuple(sequences), tuple(problems + doubles))
 
 
-def _sequence(file: Path, mesh: re.Match[str] | None, subject: str, files: dict[str, Path]) -> Sequence:
+def _sequence(
+    file: Path, mesh: re.Match[str] | None, subject: str, files: dict[str, Path], options: Options
+) -> Sequence:
     if mesh is None:
         raise ValueError(f"{file.name!r} is not named like {LAYOUT.split('/')[1]}: correct its name")
     if mesh["kind"].upper() == "RAW":
@@ -64,8 +65,8 @@ def _sequence(file: Path, mesh: re.Match[str] | None, subject: str, files: dict[
         )
     if mesh["subject"].upper() != subject:
         raise ValueError(f"{file.name!r} lies in the folder of {subject}: move it to its own subject")
-    label = expression(mesh["expr"])
-    if (label == "neutral") != (mesh["level"] == "00") or int(mesh["level"]) > 4:
+    label = options.expression(mesh["expr"])
+    if (mesh["expr"].upper() == "NE") != (mesh["level"] == "00") or int(mesh["level"]) > 4:
         raise ValueError(
             f"level {mesh['level']} of {file.name!r} does not exist (neutral has 00, the others "
             "01 to 04): correct its name"

@@ -6,9 +6,8 @@ Layout: <https://www.cs.binghamton.edu/~lijun/Research/3DFE/3DFE_Analysis.html> 
 import re
 from pathlib import Path
 
-from ..labels import expression
 from . import folders
-from .scan import Frame, Listing, Problem, Sequence
+from .scan import Frame, Listing, Options, Problem, Sequence
 
 SUBJECT = r"[FM]\d{3}"
 LAYOUT = "F001/Angry/000.wrl"
@@ -26,7 +25,7 @@ def matches(folder: Path) -> bool:
     )
 
 
-def listing(folder: Path) -> Listing:
+def listing(folder: Path, options: Options) -> Listing:
     """One sequence for each expression of each subject; frames in the order of their numbers."""
     people, others = folders.subjects(folder, SUBJECT)
     archives = [p for p in folders.subfolders(folder) if _ARCHIVE.match(p.name)]
@@ -40,7 +39,7 @@ def listing(folder: Path) -> Listing:
             frames, trouble = _frames(inner, _landmarks(archives, person.name, inner.name))
             problems += trouble
             try:
-                label = expression(inner.name)
+                label = options.expression(inner.name)
             except ValueError as error:
                 if frames:  # else it is a folder of something else
                     problems.append(Problem(inner, str(error)))

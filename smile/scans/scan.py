@@ -3,10 +3,13 @@
 Arrays: v vertices, f faces, H W image rows and columns.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+from ..labels import expression
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +37,16 @@ class Scan:
 
 @dataclass(frozen=True)
 class Frame:
-    """One scan on disk: small and picklable, so that workers can be handed millions of them."""
+    """One capture on disk: small and picklable, so that workers can be handed millions of them."""
 
-    path: Path  # the mesh or range image
+    path: Path  # the mesh, range image, point cloud, depth image or picture
     number: int = 0  # the file's own frame number
     texture: Path | None = None  # the image beside the mesh, where the data set keeps one
     landmarks: Path | None = None
+    camera: Path | None = None  # intrinsics (JSON) of a depth image
+    parts: tuple[Path, ...] = ()  # further meshes of the same capture, such as the other half of a face
+    measures: Mapping[str, float] = field(default_factory=dict)  # of this frame, see `labels.measure`
+    kind: str = "scan"  # scan, or pair: one picture with the left view in its left half and no geometry
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,10 @@ class Sequence:
     label: str | None  # canonical expression, None where the data set states none
     name: str  # unique within the data set, e.g. `F001/Angry`
     frames: tuple[Frame, ...]
+    measures: Mapping[str, float] = field(default_factory=dict)  # of the whole sequence, see `labels.measure`
+    onset: int | None = None  # frame numbers, where they are coded
+    apex: int | None = None
+    offset: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,21 @@ class Problem:
 class Listing:
     """What a folder holds."""
 
-    dataset: str  # bu4dfe, bu3dfe, bosphorus, scanner
+    dataset: str  # one of scans.DATASETS
     why: str  # what was recognised, for the person who asked
     sequences: tuple[Sequence, ...]
     problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may say about a folder that the folder itself does not say."""
+
+    labels: Path | None = None  # CSV of labels, see scans/labels_csv.py
+    pattern: str | None = None  # how a scanner's files are named, see scans/pattern.py
+    mapping: Mapping[str, str] = field(default_factory=dict)  # a study's words in lower case -> canonical names
+    au_frame_offset: int = 0  # frame number of an image = frame number in an AU table + this
+
+    def expression(self, word: str) -> str | None:
+        """`labels.expression` with the study's mapping."""
+        return expression(word, self.mapping)

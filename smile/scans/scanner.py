@@ -8,9 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..labels import expression
 from . import folders
-from .scan import Frame, Listing, Problem, Sequence
+from .scan import Frame, Listing, Options, Problem, Sequence
 
 LAYOUT = "P001_happy_0.obj or .ply"
 _CAPTURE = re.compile(r"(?P<subject>P\d{3})_(?P<expr>[a-z]+)_(?P<rep>\d+)\.(obj|ply)", re.IGNORECASE)
@@ -21,7 +20,7 @@ def matches(folder: Path) -> bool:
     return any(_CAPTURE.fullmatch(file.name) for file in _files(folder))
 
 
-def listing(folder: Path) -> Listing:
+def listing(folder: Path, options: Options) -> Listing:
     """One sequence of one frame for each capture."""
     found, problems = [], []
     for file in _files(folder):
@@ -32,7 +31,7 @@ def listing(folder: Path) -> Listing:
             problems.append(Problem(file, f"mesh {file.name!r} is not named like {LAYOUT}: rename it"))
             continue
         try:
-            label = expression(capture["expr"])
+            label = options.expression(capture["expr"])
         except ValueError as error:
             problems.append(Problem(file, str(error)))
             continue

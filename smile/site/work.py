@@ -80,7 +80,7 @@ def sample(frame: Frame, settings: Settings) -> np.ndarray:
 
     config = settings.views
     scan = scans.read(frame, need_texture="texture" in config.modalities)
-    aligned = geometry.align(scan, radius=config.radius)
+    aligned = geometry.align(scan, radius=config.radius).scan
     pictures = views.encode(views.render(aligned, config, renderer=settings.renderer), config)
     assert pictures.dtype == np.uint8, pictures.dtype
     assert (1, *pictures.shape) == _shape(settings, 1), pictures.shape

@@ -206,7 +206,7 @@ def test_a_raw_scan_becomes_the_views_that_were_trained_on(bundle, manifest, cap
     path = next((SITES / "west-ply").rglob("*.ply"))
     found, milliseconds = edge_views.read_views(path, bundle, manifest["preprocessing"])
     config = ViewConfig()
-    scan = geometry.align(scans.read_file(path), radius=config.radius)
+    scan = geometry.align(scans.read_file(path), radius=config.radius).scan
     np.testing.assert_array_equal(found[0], views.encode(views.render(scan, config), config)[:, 3:])
     assert min(milliseconds.values()) > 0
     assert main(["--bundle", str(bundle), "--json", str(path)]) == 0

@@ -170,14 +170,14 @@ def assert_alike(scan: Scan, config: ViewConfig) -> None:
 
 @pytest.mark.parametrize("size", [64, 224])
 def test_both_renderers_see_the_same_face(size: int) -> None:
-    assert_alike(align(face(spacing=1.5), radius=95.0), ViewConfig(size=size))
+    assert_alike(align(face(spacing=1.5), radius=95.0).scan, ViewConfig(size=size))
 
 
 @pytest.mark.skipif(not SITES.is_dir(), reason="the sample sites are not beside the checkout")
 @pytest.mark.parametrize("site", ["north-bu4dfe", "centre-bu3dfe", "south-bosphorus", "east-obj", "west-ply"])
 def test_both_renderers_see_the_same_sample(site: str) -> None:
     sequence = find(SITES / site).sequences[0]
-    assert_alike(align(read(sequence.frames[0]), radius=95.0), ViewConfig(size=128))
+    assert_alike(align(read(sequence.frames[0]), radius=95.0).scan, ViewConfig(size=128))
 
 
 def test_meshes_do_not_pile_up_in_the_driver() -> None:

@@ -206,7 +206,7 @@ def _render(scan: Any, modules: dict[str, ModuleType], spec: dict[str, Any]) -> 
         radius=spec["radius"],
         modalities=tuple(spec["modalities"]),
     )
-    aligned = modules["geometry"].align(scan, radius=settings.radius)
+    aligned = modules["geometry"].align(scan, radius=settings.radius).scan
     return modules["views"].encode(modules["views"].render(aligned, settings), settings)
 
 

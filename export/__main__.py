@@ -35,13 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from smile.prompts import PROMPTS
-
     from .bundle import summary, write_bundle
     from .runtime.smile_edge.model import read_prompts
 
     start = time.perf_counter()
-    prompts = PROMPTS
+    prompts = None
     if options.prompts:
         prompts = {name: tuple(group) for name, group in read_prompts(options.prompts).items()}
     if options.sample:

@@ -20,6 +20,7 @@ import numpy as np
 
 from smile import checkpoint as checkpoints
 from smile.config import CHANNELS, SmileConfig, to_json
+from smile.labels import EXPRESSIONS
 from smile.prompts import PROMPTS, bank_hash
 from smile.text import class_embeddings, prompt_embeddings
 
@@ -39,21 +40,23 @@ def write_bundle(
     bundle: Path,
     *,
     sample: Path | None = None,
-    prompts: dict[str, tuple[str, ...]] = PROMPTS,
+    prompts: dict[str, tuple[str, ...]] | None = None,
 ) -> dict[str, Any]:
     """Checkpoint folder -> bundle folder; returns the parity report.
 
     sample: a prepared site whose views become the golden captures; without it they are seeded pseudo-views.
-    prompts: expression -> sentences, the classes of the bundle. The bundle appears whole or not at all.
+    prompts: expression -> sentences, the classes of the bundle; the seven basic expressions when None. The bundle appears whole or not at all.
     Raises ValueError: not a checkpoint, a folder in the way, a site of other views, or a failed parity.
     """
     _check_target(bundle)
     model, config, meta = checkpoints.load(checkpoint)
-    if prompts is PROMPTS and meta.get("prompts", bank_hash()) != bank_hash():
-        raise ValueError(
-            f"{checkpoint} was trained with another prompt bank than this program holds: export it with version "
-            f"{meta.get('version')} of smile"
-        )
+    if prompts is None:
+        if meta.get("prompts", bank_hash()) != bank_hash():
+            raise ValueError(
+                f"{checkpoint} was trained with another prompt bank than this program holds: export it with version "
+                f"{meta.get('version')} of smile"
+            )
+        prompts = {name: PROMPTS[name] for name in EXPRESSIONS}
     views = site_views(sample, config) if sample else parity.pseudo_views(config)
     text, scale = class_embeddings(prompt_embeddings(config.model, prompts)), float(model.scale().detach())
     manifest = make_manifest(
@@ -129,6 +132,8 @@ def make_manifest(
             "size": views.size,
             "radius": views.radius,
             "modalities": [m for m in CHANNELS if m in model.modalities],
+            "motion": views.motion,
+            "magnify": views.magnify,
             "channels": channels,
             "stored": list(views.modalities),
             "all_channels": dict(CHANNELS),
@@ -174,7 +179,7 @@ def site_views(folder: Path, config: SmileConfig, *, count: int = parity.CAPTURE
     from smile.site.store import Site
 
     site = Site(folder)
-    for key in ("yaws", "size", "radius"):
+    for key in ("yaws", "size", "radius", "motion", "magnify"):
         found, wanted = getattr(site.views, key), getattr(config.views, key)
         if found != wanted:
             raise ValueError(

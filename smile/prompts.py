@@ -77,6 +77,37 @@ PROMPTS: dict[str, tuple[str, ...]] = {
         "raised brows, wide eyes and an open mouth",
         "a person gaping in surprise",
     ),
+    # States beyond the basic ones: used where a site's labels name them, and no default class of a bundle.
+    "contempt": (
+        "a contemptuous face",
+        "a person looking scornful",
+        "a face showing contempt",
+        "an expression of disdain",
+        "a smirking contemptuous expression",
+        "a face that looks down on someone",
+        "one lip corner tightened and dimpled",
+        "a person sneering in contempt",
+    ),
+    "embarrassment": (
+        "an embarrassed face",
+        "a person looking ashamed",
+        "a face showing embarrassment",
+        "an expression of awkwardness",
+        "a bashful embarrassed expression",
+        "a face that feels caught out",
+        "a suppressed smile and lowered gaze",
+        "a person blushing with embarrassment",
+    ),
+    "pain": (
+        "a face in pain",
+        "a person who is hurting",
+        "a face showing pain",
+        "an expression of suffering",
+        "an agonised pained expression",
+        "a face that suffers an ache",
+        "lowered brows, tightened eyelids and squeezed eyes",
+        "a person wincing in pain",
+    ),
 }
 
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from smile.config import ModelConfig
-from smile.labels import EXPRESSIONS, expression
+from smile.labels import VOCABULARY, expression
 from smile.prompts import PROMPTS, bank_hash
 from smile.text import class_embeddings, prompt_embeddings, word_embedding
 
 
 def test_the_bank_covers_the_vocabulary() -> None:
-    assert tuple(PROMPTS) == EXPRESSIONS
+    assert tuple(PROMPTS) == VOCABULARY
     assert all(len(set(sentences)) >= 8 for sentences in PROMPTS.values())
     words = " ".join(" ".join(sentences) for sentences in PROMPTS.values()).split()
     assert not {"man", "woman", "old", "young", "male", "female", "boy", "girl"} & set(words)
@@ -35,8 +35,8 @@ def test_sentences_that_share_words_are_near() -> None:
 
 def test_class_prototypes_are_far_apart() -> None:
     prototypes = class_embeddings(prompt_embeddings(ModelConfig()))
-    assert prototypes.shape == (7, 128)
-    similarity = prototypes @ prototypes.T - np.eye(7)
+    assert prototypes.shape == (10, 128)
+    similarity = prototypes @ prototypes.T - np.eye(10)
     assert similarity.max() < 0.5
 
 

@@ -4,9 +4,36 @@
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 
-from . import bnt, bosphorus, bu3dfe, bu4dfe, landmarks, obj, ply, scanner, wrl
+import numpy as np
+
+from . import (
+    abs_range,
+    bnt,
+    bosphorus,
+    bp4d,
+    bp4dplus,
+    bu3dfe,
+    bu4dfe,
+    cloud,
+    coma,
+    d3dfacs,
+    facescape,
+    fourdme,
+    frgc,
+    images,
+    landmarks,
+    obj,
+    overlay,
+    parts,
+    ply,
+    rgbd,
+    scanner,
+    trimesh_mesh,
+    wrl,
+)
 from .folders import by_lower_name
 from .scan import Frame, Listing, Options, Problem, Scan, Sequence, Texture
 
@@ -24,16 +51,40 @@ __all__ = [
     "read_file",
 ]
 
-_LAYOUTS = {"bu4dfe": bu4dfe, "bu3dfe": bu3dfe, "bosphorus": bosphorus, "scanner": scanner}
-_READERS = {".wrl": wrl.read, ".bnt": bnt.read, ".obj": obj.read, ".ply": ply.read}
+_LAYOUTS = {
+    "bu4dfe": bu4dfe,
+    "bu3dfe": bu3dfe,
+    "bosphorus": bosphorus,
+    "frgc": frgc,
+    "bp4d": bp4d,
+    "bp4dplus": bp4dplus,
+    "4dme": fourdme,
+    "d3dfacs": d3dfacs,
+    "coma": coma,
+    "facescape": facescape,
+    "scanner": scanner,
+}
+_READERS = {
+    ".wrl": wrl.read,
+    ".bnt": bnt.read,
+    ".abs": abs_range.read,
+    ".gz": abs_range.read,
+    ".obj": obj.read,
+    ".ply": ply.read,
+    **dict.fromkeys((".stl", ".glb", ".gltf", ".off"), trimesh_mesh.read),
+    **dict.fromkeys((".xyz", ".txt", ".pcd"), cloud.read),
+}
 DATASETS = tuple(_LAYOUTS)
+READ_LABELS = ("scanner", "4dme")  # whose subjects or labels come out of the CSV itself
 LARGEST = 1 << 30  # bytes; a scan has some megabytes, and a reader holds the whole file
 
 
 def find(folder: Path, *, dataset: str = "auto", options: Options | None = None) -> Listing:
     """The scans in `folder`, in a fixed order, with the files set aside and why.
 
-    `auto` asks every data set's `matches`; the scanner's own rule counts only where no data set fits. Raises ValueError where the folder does not exist, is empty, holds no known layout or more than one.
+    `auto` asks every data set's `matches`; the scanner's own rule counts only where no data set fits, or where a pattern is
+    given. A CSV of labels is laid over what a data set says itself. Raises ValueError where the folder does not exist, is
+    empty, holds no known layout or more than one.
     """
     folder = Path(folder)
     if dataset not in ("auto", *DATASETS):
@@ -46,22 +97,35 @@ def find(folder: Path, *, dataset: str = "auto", options: Options | None = None)
         if not any(folder.iterdir()):
             raise ValueError(f"{folder}: the folder is empty: give the folder that holds the data set")
         names = DATASETS if dataset == "auto" else (dataset,)
-        fitting = [name for name in names if _LAYOUTS[name].matches(folder)]
-        if len(fitting) > 1 and "scanner" in fitting:
-            fitting.remove("scanner")
+        if options is not None and options.pattern is not None:
+            fitting = [_with_pattern(folder, dataset)]
+        else:
+            fitting = [name for name in names if name != "scanner" and _LAYOUTS[name].matches(folder)]
+            told = options is not None and options.labels is not None
+            if (
+                not fitting and "scanner" in names and (told or scanner.matches(folder))
+            ):  # it looks at every file
+                fitting = ["scanner"]
         if len(fitting) > 1:
             raise ValueError(
-                f"{folder}: it holds more than one layout ({', '.join(fitting)}): "
-                "prepare them one by one and name each data set"
+                f"{folder}: it holds more than one layout ({', '.join(fitting)}), or one that several data sets share with "
+                f"other labels: say which it is with {' or '.join(f'--dataset {name}' for name in fitting)}"
             )
         if not fitting:
             expected = " or ".join(_LAYOUTS[name].LAYOUT for name in names)
-            packed = " (its archives must be unpacked first)" if any(folder.glob("*.zip")) else ""
+            packed = " (its archives must be unpacked first)" if _packed(folder) else ""
+            told = scanner.advice(folder) if "scanner" in names else None
+            if told:
+                raise ValueError(f"{folder}: no scans recognised by their names: {told}")
             raise ValueError(
                 f"{folder}: no scans recognised{packed}, expected {expected}: "
                 "give the folder that holds the subjects"
             )
-        return _LAYOUTS[fitting[0]].listing(folder, options or Options())
+        options = options or Options()
+        listing = _LAYOUTS[fitting[0]].listing(folder, options)
+        if options.labels is not None and fitting[0] not in READ_LABELS:
+            return overlay.lay_over(listing, folder, options)
+        return listing
     except OSError as error:
         raise ValueError(
             f"{error.filename or folder}: cannot be read ({error.strerror or error}): "
@@ -69,6 +133,20 @@ def find(folder: Path, *, dataset: str = "auto", options: Options | None = None)
         ) from error
 
 
+def _with_pattern(folder: Path, dataset: str) -> str:
+    if dataset not in ("auto", "scanner"):
+        raise ValueError(
+            f"{folder}: data set {dataset} does not take --pattern: leave it away, or give --dataset scanner"
+        )
+    return "scanner"
+
+
+def _packed(folder: Path) -> bool:
+    """Whether archives lie in `folder` or up to two levels deeper, one a subject, as data sets are handed out."""
+    return any(next(folder.glob(depth + "*.zip"), None) for depth in ("", "*/", "*/*/"))
+
+
+@np.errstate(over="ignore", invalid="ignore")  # of a damaged file's huge numbers; `checked` finds what comes of them
 def read(frame: Frame, *, need_texture: bool = True) -> Scan:
     """The scan of a frame in mm, in the frame and vertex order of its file, with its landmarks.
 
@@ -77,23 +155,13 @@ def read(frame: Frame, *, need_texture: bool = True) -> Scan:
     """
     path = frame.path
     try:
-        reader = _READERS.get(path.suffix.lower())
-        if reader is None:
-            raise ValueError(
-                f"files of kind {path.suffix or 'no extension'!r} are not read: "
-                f"export it as one of {', '.join(_READERS)}"
-            )
-        if not path.is_file():
-            raise ValueError("no such file: check the path")
-        size = path.stat().st_size
-        if size > LARGEST:
-            raise ValueError(f"{size:,} bytes are too many for one scan: export the face alone")
-        if size == 0:
-            raise ValueError("the file is empty: copy or export the scan again")
-        scan = reader(path, texture=frame.texture, need_texture=need_texture)
+        scan = _mesh(path, frame, need_texture=need_texture)
+        if frame.parts:
+            others = [_part(part, frame, need_texture=need_texture) for part in frame.parts]
+            scan = parts.merged([scan, *others], need_texture=need_texture)
         if frame.landmarks is None:
             return scan
-        return dataclasses.replace(scan, landmarks=landmarks.read(frame.landmarks, scan.vertices))
+        return dataclasses.replace(scan, landmarks=landmarks.read(frame.landmarks, scan, mesh=path))
     except OSError as error:
         raise ValueError(
             f"{error.filename or path}: cannot be read ({error.strerror or error}): "
@@ -103,10 +171,43 @@ def read(frame: Frame, *, need_texture: bool = True) -> Scan:
         raise ValueError(f"{path}: {error}") from error
 
 
+def _part(path: Path, frame: Frame, *, need_texture: bool) -> Scan:
+    """A further mesh of the capture; it may share the image of the first."""
+    own = images.of_stem(path) or frame.texture
+    try:
+        return _mesh(path, Frame(path, texture=own, camera=frame.camera), need_texture=need_texture)
+    except ValueError as error:
+        raise ValueError(f"part {path.name}: {error}") from error
+
+
+def _mesh(path: Path, frame: Frame, *, need_texture: bool) -> Scan:
+    """One file, by its suffix; a depth image is what has a camera."""
+    reader = _READERS.get(path.suffix.lower())
+    if frame.camera is not None:
+        reader = functools.partial(rgbd.read, camera=frame.camera)
+    if reader is None:
+        raise ValueError(
+            f"files of kind {path.suffix or 'no extension'!r} are not read: "
+            f"export it as one of {', '.join(_READERS)}, or name depth images like P001_happy_0_depth.png"
+        )
+    if not path.is_file():
+        raise ValueError("no such file: check the path")
+    size = path.stat().st_size
+    if size > LARGEST:
+        raise ValueError(f"{size:,} bytes are too many for one scan: export the face alone")
+    if size == 0:
+        raise ValueError("the file is empty: copy or export the scan again")
+    return reader(path, texture=frame.texture, need_texture=need_texture)
+
+
 def read_file(path: Path, *, need_texture: bool = True) -> Scan:
-    """`read` for one scan file; its landmarks (`.bnd` or `.lm3` of its stem) and texture are found beside it."""
+    """`read` for one scan file; its landmarks (`.bnd`, `.lm3` or `.lm2` of its stem) and texture are found beside it, and so
+    are the colour and the intrinsics of a depth image.
+    """
     path = Path(path)
+    if path.is_file() and rgbd.stem_of(path) is not None:
+        return read(rgbd.frame(path, top=path.parent), need_texture=need_texture)
     files = by_lower_name(path.parent.iterdir()) if path.parent.is_dir() else {}
     stem = path.stem.lower()
-    beside = files.get(stem + ".bnd", files.get(stem + ".lm3"))
+    beside = files.get(stem + ".bnd") or bosphorus.landmarks_of(files, stem)
     return read(Frame(path, landmarks=beside), need_texture=need_texture)

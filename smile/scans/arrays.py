@@ -29,7 +29,7 @@ def numbers(text: bytes, dtype: type, *, what: str) -> np.ndarray:
         except (ValueError, DeprecationWarning):
             values = None
     # The count is compared because numpy takes "1.5.3" for two numbers and blanks alone for one.
-    count = int(_token_starts(text).sum())
+    count = int(token_starts(text).sum())
     if count == 0:
         return np.zeros(0, dtype)
     if values is None or len(values) != count:
@@ -37,7 +37,7 @@ def numbers(text: bytes, dtype: type, *, what: str) -> np.ndarray:
     return values
 
 
-def _token_starts(text: bytes) -> np.ndarray:
+def token_starts(text: bytes) -> np.ndarray:
     """(bytes,) bool: where a word begins."""
     solid = np.frombuffer(text, np.uint8) > 32
     starts = solid.copy()
@@ -54,27 +54,36 @@ def _first_bad(text: bytes, dtype: type) -> str:
     return "a word"
 
 
-def words_per_line(lines: list[bytes]) -> np.ndarray:
-    """(lines,) int: how many words each line holds."""
-    text = b"\n".join(lines) + b"\n"
-    running = np.cumsum(_token_starts(text))
-    ends = running[np.frombuffer(text, np.uint8) == ord("\n")]
-    return np.diff(ends, prepend=0)
+def words_per_line(text: bytes) -> np.ndarray:
+    """(lines,) int: how many words each line holds; every line ends with a line feed."""
+    return up_to(
+        np.flatnonzero(token_starts(text)), np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
+    )
+
+
+def up_to(places: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """(ends,) int: how many of the sorted `places` lie before each of the sorted `ends`, and after the one before it."""
+    return np.diff(np.searchsorted(places, ends), prepend=0)
 
 
 def rows(lines: list[bytes], *, what: str) -> np.ndarray:
     """(lines, columns) float64; ValueError where a line does not hold as many numbers as the first."""
-    if not lines:
+    return table(b"".join(line + b"\n" for line in lines), what=what)
+
+
+def table(text: bytes, *, what: str) -> np.ndarray:
+    """`rows` of a text whose every line ends with a line feed."""
+    if not text:
         return np.zeros((0, 0))
-    counts = words_per_line(lines)
+    counts = words_per_line(text)
     odd = np.flatnonzero(counts != counts[0])
     if len(odd):
-        line = lines[odd[0]][:60].decode("latin-1")
+        line = text.split(b"\n")[odd[0]][:60].decode("latin-1")
         raise ValueError(
             f"{what}: line {line!r} has {counts[odd[0]]} numbers and the first line {counts[0]} "
             f"(truncated or damaged?): {AGAIN}"
         )
-    return numbers(b"\n".join(lines), float, what=what).reshape(len(lines), counts[0])
+    return numbers(text, float, what=what).reshape(len(counts), counts[0])
 
 
 def fan(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

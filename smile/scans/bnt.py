@@ -3,7 +3,7 @@
 Byte layout (on which three independent public readers agree): little-endian uint16 rows, uint16 columns, float64
 background value, uint16 length and bytes of an image name, uint32 count of the numbers that follow, then the five
 columns x, y, z, a, b one after another, each row by row. (a, b) is the place in the image, b from the TOP.
-Arrays: R rows, C columns, v valid points, f triangles.
+Arrays: R rows, C columns.
 """
 
 import struct
@@ -13,10 +13,8 @@ import numpy as np
 
 from . import images
 from .arrays import AGAIN, NO_TEXTURE, checked, plausible
+from .grid import triangulate
 from .scan import Scan, Texture
-
-JUMP = 5.0  # grid steps; a longer edge (steeper than 78 degrees) bridges a depth jump, as from nose to cheek
-SMALLEST_JUMP = 4.0  # mm, so that noise does not tear a fine grid
 
 
 def read(path: Path, *, texture: Path | None = None, need_texture: bool = True) -> Scan:
@@ -25,27 +23,39 @@ def read(path: Path, *, texture: Path | None = None, need_texture: bool = True) 
     Raises ValueError (without the file's name) where sizes disagree or, if `need_texture`, an image is missing.
     """
     grid, valid, name = _grid(path.read_bytes())
-    points = np.full(valid.shape, -1)
-    points[valid] = np.arange(int(valid.sum()))
-    vertices = plausible(np.stack([grid[axis][valid] for axis in range(3)], axis=1))
+    points = np.where(valid[..., None], np.moveaxis(grid[:3], 0, -1), np.nan)
+    plausible(points[valid])
     _check_upright(grid[1], valid)
-    faces = _faces(points, vertices)
+    vertices, faces, _ = triangulate(points)
     scan = checked(vertices, faces)
     if not need_texture:
         return scan
-    a, b = grid[3][valid], grid[4][valid]
-    if not (
-        np.isfinite(a).all()
-        and np.isfinite(b).all()
-        and min(a.min(), b.min()) >= -0.01
-        and max(a.max(), b.max()) <= 1.01
-    ):
+    uv = _places(grid, valid) * (1, -1) + (0, 1)  # b counts from the top
+    image = images.load(_image(path, name, given=texture))
+    return checked(vertices, faces, texture=Texture(image, uv.astype(np.float32)[faces]))
+
+
+def pixels(path: Path) -> np.ndarray:
+    """(v, 2) float64: x to the right and y down, in pixels of the image beside the file, of each vertex of `read`.
+
+    Raises ValueError (without the file's name) as `read` does.
+    """
+    grid, valid, name = _grid(path.read_bytes())
+    height, width = images.load(_image(path, name, given=None)).shape[:2]
+    return _places(grid, valid) * (width, height)
+
+
+def _image(path: Path, name: str, *, given: Path | None) -> Path:
+    """The image of the stem counts more than the name in the header, which may be an older one."""
+    return images.find(path, named=name or path.stem + ".png", given=given or images.of_stem(path))
+
+
+def _places(grid: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """(v, 2) float64: a, b of the valid points."""
+    places = grid[3:, valid].T
+    if not (np.isfinite(places).all() and places.min() >= -0.01 and places.max() <= 1.01):
         raise ValueError(f"its image places a, b leave 0..1 (damaged file?): restore the .bnt, {NO_TEXTURE}")
-    uv = np.stack([a, 1.0 - b], axis=1).astype(np.float32)
-    # The image of the stem counts more than the name in the header, which may be an older one.
-    own = texture or images.of_stem(path)
-    image = images.load(images.find(path, named=name or path.stem + ".png", given=own))
-    return checked(vertices, faces, texture=Texture(image, uv[faces]))
+    return places
 
 
 def _grid(data: bytes) -> tuple[np.ndarray, np.ndarray, str]:
@@ -82,27 +92,3 @@ def _check_upright(y: np.ndarray, valid: np.ndarray) -> None:
             "y does not fall from the first to the last row of the grid (stored the other way up, or "
             f"its columns are not x, y, z?): {AGAIN}"
         )
-
-
-def _faces(points: np.ndarray, vertices: np.ndarray) -> np.ndarray:
-    """(f, 3): two triangles a cell where all corners are valid, without the edges that bridge a depth jump.
-
-    `points`: (R, C) vertex number or -1.
-    """
-    a, b, c, d = points[:-1, :-1], points[:-1, 1:], points[1:, :-1], points[1:, 1:]
-    faces = np.concatenate([np.stack([a, c, b], -1), np.stack([b, c, d], -1)], axis=1).reshape(-1, 3)
-    faces = faces[(faces >= 0).all(axis=1)]
-    if not len(faces):
-        return faces
-    corners = vertices[faces]  # (f, 3, 3)
-    edges = np.roll(corners, -1, axis=1) - corners
-    step = np.median(np.abs(edges[..., :2]).max(axis=2))  # mm between neighbours, seen from the front
-    short = np.linalg.norm(edges, axis=2).max(axis=1) <= max(JUMP * step, SMALLEST_JUMP)
-    faces = faces[short]
-    # Which way the columns run is not stated anywhere; a face seen by its scanner has its normals along +z.
-    return faces if _signed_area(edges[short]) >= 0 else faces[:, ::-1]
-
-
-def _signed_area(edges: np.ndarray) -> float:
-    """Sum over the triangles of twice the area seen from +z; positive where they run counter-clockwise."""
-    return float((edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0]).sum())

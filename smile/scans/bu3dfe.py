@@ -27,21 +27,23 @@ def matches(folder: Path) -> bool:
 
 
 def listing(folder: Path, options: Options) -> Listing:
-    """One sequence of one frame for each cropped mesh (F3D); the uncropped ones (RAW) fit no landmarks."""
+    """One sequence of one frame for each capture: its cropped mesh (F3D), or the uncropped one (RAW) where that is missing."""
     people, others = folders.subjects(folder, SUBJECT)
     problems = folders.almost_subjects(others, r"[FM]\d", "F or M and four digits")
-    found, raw = [], 0
+    found, twice, alone = [], 0, 0
     for person in people:
         files = folders.by_lower_name(folders.entries(person))
         for name, file in files.items():
             if not name.endswith(".wrl"):
                 continue
             mesh = _MESH.fullmatch(file.name)
-            if mesh is not None and mesh["kind"].upper() == "RAW" and name.replace("_raw.", "_f3d.") in files:
-                raw += 1
+            raw = mesh is not None and mesh["kind"].upper() == "RAW"
+            if raw and name.replace("_raw.", "_f3d.") in files:
+                twice += 1
                 continue
             try:
                 found.append(_sequence(file, mesh, person.name.upper(), files, options))
+                alone += raw
             except ValueError as error:
                 problems.append(Problem(file, str(error)))
     sequences, doubles = folders.unique(found)
@@ -49,7 +51,10 @@ def listing(folder: Path, options: Options) -> Listing:
         f"BU-3DFE layout ({LAYOUT})",
         sequences,
         folders.left_out(others),
-        f"{folders.count(raw, 'uncropped RAW mesh', 'uncropped RAW meshes')} left out" if raw else "",
+        f"{folders.count(twice, 'uncropped RAW mesh', 'uncropped RAW meshes')} left out beside F3D"
+        if twice
+        else "",
+        f"{folders.count(alone, 'scan is', 'scans are')} there as RAW alone" if alone else "",
     )
     return Listing("bu3dfe", why, tuple(sequences), tuple(problems + doubles))
 
@@ -59,10 +64,6 @@ def _sequence(
 ) -> Sequence:
     if mesh is None:
         raise ValueError(f"{file.name!r} is not named like {LAYOUT.split('/')[1]}: correct its name")
-    if mesh["kind"].upper() == "RAW":
-        raise ValueError(
-            f"{file.name!r} is uncropped and its cropped _F3D mesh is missing: restore the _F3D file"
-        )
     if mesh["subject"].upper() != subject:
         raise ValueError(f"{file.name!r} lies in the folder of {subject}: move it to its own subject")
     label = options.expression(mesh["expr"])
@@ -72,6 +73,14 @@ def _sequence(
             "01 to 04): correct its name"
         )
     stem = file.stem.lower()
-    # Only the image of the F3D mesh itself: the _F2D picture serves where the mesh names it (`images.find`).
-    frame = Frame(file, 0, folders.image_of(files, stem), files.get(stem + ".bnd"))
-    return Sequence(subject, label, f"{subject}/{mesh['expr'].upper()}{mesh['level']}", (frame,))
+    # Only the images of the meshes themselves: the _F2D picture serves where the mesh names it (`images.find`).
+    image = folders.image_of(files, stem)
+    if mesh["kind"].upper() == "F3D":
+        landmarks = files.get(stem + ".bnd")
+    else:  # the .bnd counts in the F3D mesh and lies in its frame
+        image = image or folders.image_of(
+            files, stem.removesuffix("raw") + "f3d"
+        )  # one texture serves both meshes
+        landmarks = files.get(stem + "_84_lms.txt")
+    name = f"{subject}/{mesh['expr'].upper()}{mesh['level']}"
+    return Sequence(subject, label, name, (Frame(file, 0, image, landmarks),))

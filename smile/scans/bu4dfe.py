@@ -4,15 +4,18 @@ Layout: <https://www.cs.binghamton.edu/~lijun/Research/3DFE/3DFE_Analysis.html> 
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
+from ..labels import EXPRESSIONS
 from . import folders
 from .scan import Frame, Listing, Options, Problem, Sequence
 
 SUBJECT = r"[FM]\d{3}"
 LAYOUT = "F001/Angry/000.wrl"
-_ARCHIVE = re.compile(r"BU4DFE_BND", re.IGNORECASE)
+_ARCHIVE = re.compile(r".*(bnd|landmark)", re.IGNORECASE)
 _FRAME = re.compile(r"(\d+)\.wrl", re.IGNORECASE)
+_POINTS = re.compile(r"(\d+)\.bnd", re.IGNORECASE)
 
 
 def matches(folder: Path) -> bool:
@@ -28,15 +31,15 @@ def matches(folder: Path) -> bool:
 def listing(folder: Path, options: Options) -> Listing:
     """One sequence for each expression of each subject; frames in the order of their numbers."""
     people, others = folders.subjects(folder, SUBJECT)
-    archives = [p for p in folders.subfolders(folder) if _ARCHIVE.match(p.name)]
-    archives += [p for p in others if _ARCHIVE.match(p.name) and p not in archives]
-    people = [p for p in people if p.parent not in archives]
-    others = [p for p in others if p not in archives]
+    archives = [p for p in {*folders.subfolders(folder), *others} if _ARCHIVE.match(p.name)]
+    # Unpacked into a folder of its own name, the tree begins one level deeper.
+    trees = sorted([*archives, *(inner for place in archives for inner in folders.subfolders(place))])
+    others = [p for p in others if p not in trees]
     problems = folders.almost_subjects(others, r"[FM]\d", "F or M and three digits")
     found = []
     for person in people:
         for inner in folders.subfolders(person):
-            frames, trouble = _frames(inner, _landmarks(archives, person.name, inner.name))
+            frames, trouble = _frames(inner, _landmarks(trees, person.name, inner.name))
             problems += trouble
             try:
                 label = options.expression(inner.name)
@@ -45,15 +48,16 @@ def listing(folder: Path, options: Options) -> Listing:
                     problems.append(Problem(inner, str(error)))
                 continue
             if not frames:
-                problems.append(
-                    Problem(inner, f"folder {inner.name!r} holds no frames like 000.wrl: restore them")
-                )
+                if person.parent not in trees:
+                    problems.append(
+                        Problem(inner, f"folder {inner.name!r} holds no frames like 000.wrl: restore them")
+                    )
                 continue
             subject = person.name.upper()
             found.append(Sequence(subject, label, f"{subject}/{inner.name.capitalize()}", frames))
     sequences, doubles = folders.unique(found)
     expected = 6 * len({s.subject for s in sequences})
-    missing = expected - len({(s.subject, s.label) for s in sequences if s.label != "neutral"})
+    missing = expected - len({(s.subject, s.label) for s in sequences if s.label in EXPRESSIONS[1:]})
     why = folders.why(
         f"BU-4DFE layout ({LAYOUT})",
         sequences,
@@ -63,8 +67,10 @@ def listing(folder: Path, options: Options) -> Listing:
     return Listing("bu4dfe", why, tuple(sequences), tuple(problems + doubles))
 
 
-def _frames(folder: Path, landmarks: dict[str, Path]) -> tuple[tuple[Frame, ...], list[Problem]]:
+def _frames(folder: Path, landmarks: dict[int, Path]) -> tuple[tuple[Frame, ...], list[Problem]]:
+    """The numbered meshes of one sequence, with `landmarks` by frame number where none lie beside them."""
     files = folders.by_lower_name(folders.entries(folder))
+    landmarks = landmarks | _numbered(files.values())
     frames: dict[int, Frame] = {}
     problems = []
     for name, file in files.items():
@@ -82,19 +88,21 @@ def _frames(folder: Path, landmarks: dict[str, Path]) -> tuple[tuple[Frame, ...]
                 )
             )
         else:
-            bnd = file.stem.lower() + ".bnd"
-            frames[number] = Frame(
-                file, number, folders.image_of(files, file.stem), files.get(bnd, landmarks.get(bnd))
-            )
+            frames[number] = Frame(file, number, folders.image_of(files, file.stem), landmarks.get(number))
     return tuple(frames[number] for number in sorted(frames)), problems
 
 
-def _landmarks(archives: list[Path], *parts: str) -> dict[str, Path]:
-    """The `.bnd` files of one sequence in the landmark archive `BU4DFE_BND_V1.1`, which repeats the tree."""
-    for folder in archives:
+def _landmarks(trees: list[Path], *parts: str) -> dict[int, Path]:
+    """The `.bnd` files of one sequence by frame number, from a landmark archive (`BU4DFE_BND_V1.1`) that repeats the tree."""
+    for folder in trees:
         inner: Path | None = folder
         for part in parts:
             inner = folders.by_lower_name(folders.subfolders(inner)).get(part.lower()) if inner else None
         if inner is not None:
-            return folders.by_lower_name(folders.entries(inner))
+            return _numbered(folders.entries(inner))
     return {}
+
+
+def _numbered(files: Iterable[Path]) -> dict[int, Path]:
+    matches = ((_POINTS.fullmatch(file.name), file) for file in files)
+    return {int(match.group(1)): file for match, file in matches if match}

@@ -11,7 +11,7 @@ import numpy as np
 from .arrays import NO_TEXTURE
 from .scan import Texture
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".ppm")
 LARGEST = 100_000_000  # pixels; a file of a few kilobytes can declare far more than the memory holds
 
 
@@ -25,7 +25,7 @@ def load(path: Path) -> np.ndarray:
         with warnings.catch_warnings():
             # Pillow warns of odd metadata and of the size, which is checked here.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF")) as image:
+            with Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF", "PPM")) as image:
                 if image.width * image.height > LARGEST:
                     raise ValueError(f"{image.width} x {image.height} pixels are more than {LARGEST:,}")
                 if image.mode.startswith(("I", "F")):
@@ -39,7 +39,7 @@ def _reason(error: Exception) -> str:
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        return "not a JPEG, PNG, BMP or TIFF image"
+        return "not a JPEG, PNG, BMP, TIFF or PPM image"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {LARGEST:,} pixels"
     return str(error).rstrip(".") if str(error) else type(error).__name__

@@ -1,17 +1,23 @@
-"""Landmark files: Bosphorus `.lm3` and BU `.bnd` -> a dict of named points.
+"""Landmark files: Bosphorus `.lm3` and `.lm2`, BU `.bnd`, DTU `_84_LMS.txt` -> a dict of named points.
 
 A point that several formats know has one name in all of them (`KEY_POINTS`); left and right are the subject's own,
 so left has the larger x in a face that looks along +z. The other points keep a name of their format.
+
+A landmark marks a place on the surface. One where the scan has no surface (a hole, the end of the scan, a vertex that
+no triangle uses) is left out, as if the file did not hold it: Bosphorus itself leaves hidden landmarks out. Coarse grids
+cut off the corners of eyes and mouth: a landmark that floats there by less than a grid step is put on the surface.
 """
 
 import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from . import bnt
 from .arrays import rows
+from .scan import Scan
+from .surface import nearest, spacing
 
 KEY_POINTS = (
     "nose_tip",
@@ -50,6 +56,7 @@ _BU83 = {
     54: "left_mouth_corner",
     75: "chin",
 }
+_DTU84 = _BU83 | {42: "subnasale", 83: "nose_tip"}  # the same order and a nose tip (Deep-MVLM)
 _BOSPHORUS = {
     "nose tip": "nose_tip",
     "chin middle": "chin",
@@ -84,58 +91,148 @@ _BOSPHORUS |= {
 
 SAME_VERTEX = 0.1  # mm between a .bnd row and its vertex; the files print at least three decimals
 MATCHING = 0.9  # of the rows must lie on their vertex
-ON_SURFACE = 25.0  # mm from a .lm3 point to the nearest vertex, so that points over holes stay
+ON_SURFACE = (
+    1.0  # mm from a landmark to the nearest triangle; farther out there is no surface that it could mark
+)
+ANOTHER_SCAN = 10.0  # mm: landmarks half of which lie farther out belong to another scan
+ONE_STEP = 1.5  # grid steps in the image from a marked pixel to the nearest point; farther out lies a hole
+_COUNT = re.compile(r"(\d{1,4})(?: landmarks?:?)?", re.IGNORECASE)
 _REMEDY = "restore the landmark file that belongs to this scan, or take it away"
 
 
-def read(path: Path, vertices: np.ndarray) -> dict[str, np.ndarray]:
-    """Name -> (3,) float64 mm, for the scan with `vertices` (v, 3) in the order of its file.
+def read(path: Path, scan: Scan, *, mesh: Path) -> dict[str, np.ndarray]:
+    """Name -> (3,) float64 mm on the surface of `scan`, which was read from `mesh`.
 
     Raises ValueError for a damaged file and for landmarks that do not lie on this scan.
     """
-    readers: dict[str, Callable[[bytes, np.ndarray], dict[str, np.ndarray]]] = {".lm3": lm3, ".bnd": bnd}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise ValueError(f"landmark file {path.name}: only {' and '.join(readers)} are known: take it away")
+    name = path.name.lower()
     try:
-        return reader(path.read_bytes(), vertices)
+        if name.endswith(".bnd"):
+            return bnd(path.read_bytes(), scan)
+        if name.endswith(".lm3"):
+            return _own_left(_of_this_scan(lm3(path.read_bytes()), scan))
+        if name.endswith(".lm2"):
+            return _own_left(_placed(lm2(path.read_bytes()), scan, bnt.pixels(mesh)))
+        if name.endswith("_84_lms.txt"):
+            return _own_left(_of_this_scan(dtu84(path.read_bytes()), scan))
     except ValueError as error:
         raise ValueError(f"landmark file {path.name}: {error}") from error
+    raise ValueError(
+        f"landmark file {path.name}: only .bnd, .lm3, .lm2 and _84_LMS.txt are known: take it away"
+    )
 
 
-def lm3(text: bytes, vertices: np.ndarray) -> dict[str, np.ndarray]:
+def lm3(text: bytes) -> dict[str, np.ndarray]:
     """Bosphorus `.lm3`: by label and never by position, because a hidden landmark is simply absent."""
-    lines = [" ".join(line.split()) for line in text.decode("latin-1").splitlines()]
-    points, pairs, declared = {}, 0, None
-    previous = ""
+    lines = _lines(text)
+    if lines[1:2] == ["*"]:  # remarks up to an empty line, which may hold anything
+        lines = lines[lines.index("") + 1 :] if "" in lines else []
+    pairs: list[tuple[str, np.ndarray]] = []
+    declared, previous = None, ""
     for line in lines:
-        values = _triple(line)
+        values = _numbers(line, 3)
         if values is not None and previous:
-            pairs += 1
-            name = _BOSPHORUS.get(previous.lower())
-            if name is not None:
-                points[name] = values
-        elif declared is None and (count := re.fullmatch(r"(\d+)(?: landmarks?:?)?", line)):
+            pairs.append((previous, values))
+        elif declared is None and (count := _COUNT.fullmatch(line)):
             declared = int(count.group(1))
         if line:
             previous = "" if values is not None else line
+    return _known(pairs, declared=len(pairs) if declared is None else declared)
+
+
+def lm2(text: bytes) -> dict[str, np.ndarray]:
+    """Bosphorus `.lm2`: the count, all labels, then all pixels -> name -> (2,) float64, x to the right and y down."""
+    lines = [line for line in _lines(text) if line and not line.startswith("#")]
+    start = next((i for i, line in enumerate(lines) if _COUNT.fullmatch(line)), None)
+    if start is None:
+        raise ValueError(f"it does not say how many landmarks it holds (a truncated file?): {_REMEDY}")
+    values = [_numbers(line, 2) for line in lines[start + 1 :]]
+    points = [value for value in values if value is not None]
+    # `Labels:` and `2D Image coordinates:` head the two lists.
+    labels = [
+        line
+        for line, value in zip(lines[start + 1 :], values, strict=True)
+        if value is None and not line.endswith(":")
+    ]
+    if len(labels) != len(points):
+        raise ValueError(f"it holds {len(labels)} labels and {len(points)} pixels (truncated?): {_REMEDY}")
+    return _known(list(zip(labels, points, strict=True)), declared=int(lines[start].split()[0]))
+
+
+def dtu84(text: bytes) -> dict[str, np.ndarray]:
+    """The 84 points that DTU marked on the uncropped meshes of BU-3DFE: lines `x y z`, after Deep-MVLM."""
+    table = rows([line for line in text.splitlines() if line.strip()], what="_84_LMS.txt")
+    if table.shape != (84, 3):
+        raise ValueError(
+            f"it holds {len(table)} rows of {table.shape[1]} numbers where 84 of 3 are known (truncated?): {_REMEDY}"
+        )
+    return {_DTU84.get(row, f"bu83_{row:02d}"): point for row, point in enumerate(table)}
+
+
+def _lines(text: bytes) -> list[str]:
+    return [" ".join(line.split()) for line in text.decode("latin-1").splitlines()]
+
+
+def _known(pairs: list[tuple[str, np.ndarray]], *, declared: int) -> dict[str, np.ndarray]:
+    """The landmarks whose labels are known, under our names."""
+    points = {_BOSPHORUS[label.lower()]: place for label, place in pairs if label.lower() in _BOSPHORUS}
     if not points:
         raise ValueError(f"it holds no known landmark (a truncated file?): {_REMEDY}")
-    if declared is not None and declared != pairs:
-        raise ValueError(f"it announces {declared} landmarks and holds {pairs} (truncated?): {_REMEDY}")
-    found = np.stack(list(points.values()))
-    if not np.isfinite(found).all():
+    if declared != len(pairs):
+        raise ValueError(f"it announces {declared} landmarks and holds {len(pairs)} (truncated?): {_REMEDY}")
+    return points
+
+
+def _of_this_scan(points: dict[str, np.ndarray], scan: Scan) -> dict[str, np.ndarray]:
+    """`_on_surface`; ValueError where so many points float that the file belongs to another scan."""
+    table = np.stack(list(points.values()))
+    if not np.isfinite(table).all():
         raise ValueError(f"some of its numbers are not finite: {_REMEDY}")
-    for name, point in points.items():
-        distance = float(np.sqrt(((vertices - point) ** 2).sum(axis=1).min()))
-        if distance > ON_SURFACE:
-            raise ValueError(f"{name} lies {distance:.0f} mm from the scan: {_REMEDY}")
-    return _own_left(points)
+    places = nearest(table, scan.vertices, scan.faces, enough=ON_SURFACE)
+    away = np.linalg.norm(places - table, axis=1)
+    far = int((away > ANOTHER_SCAN).sum())
+    if far > len(away) / 2:
+        worst = int(away.argmax())
+        raise ValueError(
+            f"{far} of {len(away)} landmarks are off the scan ({list(points)[worst]} by {away[worst]:.0f} mm), so it "
+            f"belongs to another one: {_REMEDY}"
+        )
+    return _on_surface(points, places, scan)
 
 
-def _triple(line: str) -> np.ndarray | None:
+def _on_surface(points: dict[str, np.ndarray], places: np.ndarray, scan: Scan) -> dict[str, np.ndarray]:
+    """The points that mark a place on the surface. `places`: (n, 3) the nearest places of the surface, see `nearest`."""
+    step, settled = spacing(scan.vertices, scan.faces), {}
+    for (name, point), place in zip(points.items(), places, strict=True):
+        away = float(np.linalg.norm(place - point))
+        if away <= max(ON_SURFACE, step):
+            settled[name] = point if away <= ON_SURFACE else place
+    return settled
+
+
+def _placed(places: dict[str, np.ndarray], scan: Scan, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """The vertex of the surface nearest to each place in the image. `pixels`: (v, 2) where each vertex lies in it."""
+    if not np.isfinite(np.stack(list(places.values()))).all():
+        raise ValueError(f"some of its numbers are not finite: {_REMEDY}")
+    sides = pixels[scan.faces]
+    step = float(np.median(np.linalg.norm(sides - np.roll(sides, 1, axis=1), axis=2)))
+    surface = np.unique(scan.faces)
+    found = {}
+    for name, place in places.items():
+        away = np.linalg.norm(pixels[surface] - place, axis=1)
+        if away.min() <= ONE_STEP * step:
+            found[name] = scan.vertices[surface[away.argmin()]].copy()
+    if len(found) < len(places) / 2:
+        raise ValueError(
+            f"{len(places) - len(found)} of {len(places)} landmarks are off the scan in its image, so it belongs to "
+            f"another one: {_REMEDY}"
+        )
+    return found
+
+
+def _numbers(line: str, count: int) -> np.ndarray | None:
     words = line.split()
-    if len(words) != 3:
+    if len(words) != count:
         return None
     try:
         return np.array([float(word) for word in words])
@@ -143,12 +240,14 @@ def _triple(line: str) -> np.ndarray | None:
         return None
 
 
-def bnd(text: bytes, vertices: np.ndarray) -> dict[str, np.ndarray]:
-    """BU `.bnd`: rows `index x y z`, 68 (iBUG order) or 83 of them; blank rows are passed over.
+def bnd(text: bytes, scan: Scan) -> dict[str, np.ndarray]:
+    """BU `.bnd`: rows `index x y z`, 68 (iBUG order) or 83 of them; blank rows and an 84th without a point are passed over.
 
     Rows that lie on no vertex are left out if they are few, and the file is refused if they are many.
     """
     lines = [line for line in text.splitlines() if line.strip()]
+    if len(lines) == 84 and len(lines[83].split()) == 1:
+        lines = lines[:83]
     table = rows(lines, what=".bnd")
     names = {68: _IBUG68, 83: _BU83}.get(len(table))
     if names is None or table.shape[1] != 4:
@@ -156,11 +255,19 @@ def bnd(text: bytes, vertices: np.ndarray) -> dict[str, np.ndarray]:
             f"it holds {len(table)} rows of {table.shape[1]} numbers where 68 or 83 rows of 4 "
             f"are known (truncated?): {_REMEDY}"
         )
-    on_vertex = lies_on(table, vertices, base=index_base(table, vertices))
+    base = index_base(table, scan.vertices)
+    keep = lies_on(table, scan.vertices, base=base)
     points = {
         names.get(row, f"{'ibug68' if len(table) == 68 else 'bu83'}_{row:02d}"): table[row, 1:].copy()
-        for row in np.flatnonzero(on_vertex).tolist()
+        for row in np.flatnonzero(keep).tolist()
     }
+    used = np.zeros(len(scan.vertices), bool)
+    used[scan.faces] = True
+    loose = ~used[(table[keep, 0] - base).astype(np.int64)]
+    floating = {name: points.pop(name) for name, off in zip(list(points), loose, strict=True) if off}
+    if floating:
+        places = nearest(np.stack(list(floating.values())), scan.vertices, scan.faces, enough=ON_SURFACE)
+        points |= _on_surface(floating, places, scan)
     return points if len(table) == 68 else _own_left(points)
 
 

@@ -11,8 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
-from . import images
-from .arrays import AGAIN, NO_TEXTURE, checked, fan, in_range, numbers, rows, to_uint8, words_per_line
+from . import cloud, images
+from .arrays import (
+    AGAIN,
+    NO_TEXTURE,
+    checked,
+    fan,
+    in_range,
+    numbers,
+    table,
+    to_uint8,
+    token_starts,
+    up_to,
+    words_per_line,
+)
 from .scan import Scan, Texture
 
 _Material = tuple[str | None, tuple[float, ...]]  # image as written after map_Kd, diffuse colour
@@ -24,41 +36,68 @@ def read(path: Path, *, texture: Path | None = None, need_texture: bool = True) 
 
     Raises ValueError (without the file's name) for a damaged file, and for missing colour if `need_texture`.
     """
-    text = re.sub(rb"\\\r?\n", b" ", path.read_bytes()).replace(b"\t", b" ")  # a backslash continues the line
-    lines = [line.strip() for line in text.splitlines()]
-    heads = np.array([line[:2] for line in lines])
-    where = {head: np.flatnonzero(heads == head) for head in (b"v ", b"vt", b"f ", b"us", b"mt")}
-    where[b"us"] = np.array([i for i in where[b"us"] if lines[i].startswith(b"usemtl")], np.int64)
-    vertices, colors = _vertices([lines[i][2:] for i in where[b"v "]])
+    where, lines = _by_head(path.read_bytes())
+    vertices, colors = _vertices(lines[b"v "])
     if not len(where[b"f "]):
-        raise ValueError(f"it holds {len(vertices)} points but no faces: export the scan as a mesh")
-    corners, line_of, index = _faces([lines[i][2:] for i in where[b"f "]])
-    uv_rows = [lines[i][2:] for i in where[b"vt"]]
+        if len(where[b"vt"]) or len(where[b"us"]):
+            raise ValueError(
+                f"it holds {len(vertices)} points but no faces (a truncated file?): export the scan as a mesh"
+            )
+        return cloud.surface(vertices, colors, need_texture=need_texture)
+    corners, line_of, index = _faces(lines[b"f "])
     # For each corner how many vertices, texture coordinates and materials came before its line.
     v, vt, us = (np.searchsorted(where[head], where[b"f "])[line_of] for head in (b"v ", b"vt", b"us"))
     faces = in_range(_absolute(index[:, 0], v)[corners], len(vertices), what="face index", of="vertices")
     scan = checked(vertices, faces, colors=colors)
-    libraries = _names([lines[i] for i in where[b"mt"]])
-    if not need_texture or (colors is not None and not (uv_rows and (libraries or images.of_stem(path)))):
+    libraries = _names(lines[b"mt"])
+    if not need_texture or (
+        colors is not None and not (lines[b"vt"] and (libraries or images.of_stem(path)))
+    ):
         return scan
-    if not uv_rows:
+    if not lines[b"vt"]:
         raise ValueError(
             "it holds neither texture coordinates nor vertex colours: export it with its texture, "
             + NO_TEXTURE
         )
-    uv = rows(uv_rows, what="vt")
+    uv = table(lines[b"vt"], what="vt")
     if uv.shape[1] < 2:
         raise ValueError(f"its vt lines hold one number where 2 are needed: {AGAIN}, {NO_TEXTURE}")
-    materials = np.array(["", *_names([lines[i] for i in where[b"us"]])])[us[corners[:, 0]]]  # (f,)
+    materials = np.array(["", *_names(lines[b"us"])])[us[corners[:, 0]]]  # (f,)
     merged = _texture(
         path, uv[:, :2], _absolute(index[:, 1], vt)[corners], materials, libraries, given=texture
     )
     return checked(vertices, faces, colors=colors, texture=merged)
 
 
-def _vertices(lines: list[bytes]) -> tuple[np.ndarray, np.ndarray | None]:
+def _by_head(text: bytes) -> tuple[dict[bytes, np.ndarray], dict[bytes, bytes]]:
+    """(first two letters of a line -> which lines begin with them, the same -> these lines without the two letters)."""
+    text = re.sub(rb"\\\r?\n", b" ", text).replace(b"\t", b" ")  # a backslash continues the line
+    text = text.removeprefix(b"\xef\xbb\xbf")  # a byte order mark, in front of the first vertex
+    text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").lstrip(b" ") + b"\n\n"
+    if b" #" in text:  # a comment after the numbers; material names may hold such a sign
+        text = re.sub(rb"(?m)^( *(?:v|vt|f) [^#\n]*)#[^\n]*", rb"\1", text)
+    if b"\n " in text:
+        text = re.sub(rb"\n +", b"\n", text)
+    codes = np.frombuffer(text, np.uint8)
+    ends = np.flatnonzero(codes == ord("\n"))[:-1] + 1
+    starts = np.append(0, ends[:-1])
+    heads = codes[starts] * np.uint16(256) + codes[starts + 1]
+    where, lines = {}, {}
+    for head in (b"v ", b"vt", b"f ", b"us", b"mt"):
+        own = np.flatnonzero(heads == head[0] * 256 + head[1])
+        if head == b"us":
+            own = np.array([i for i in own if text.startswith(b"usemtl", starts[i])], np.int64)
+        where[head] = own
+        first = np.append(True, np.diff(own) > 1)[: len(own)]  # of a run of such lines
+        runs = zip(starts[own[first]].tolist(), ends[own[np.roll(first, -1)]].tolist(), strict=True)
+        block = b"".join(text[start:stop] for start, stop in runs)
+        lines[head] = (b"\n" + block).replace(b"\n" + head, b"\n")[1:]
+    return where, lines
+
+
+def _vertices(lines: bytes) -> tuple[np.ndarray, np.ndarray | None]:
     """`x y z`, `x y z w` or `x y z r g b` -> (v, 3) and (v, 3) uint8 or None."""
-    values = rows(lines, what="v")
+    values = table(lines, what="v")
     if not len(values):
         raise ValueError(f"it holds no vertices (damaged, or not an OBJ file?): {AGAIN}")
     if values.shape[1] < 3:
@@ -70,17 +109,16 @@ def _vertices(lines: list[bytes]) -> tuple[np.ndarray, np.ndarray | None]:
     return values[:, :3], colors
 
 
-def _faces(lines: list[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _faces(lines: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`f` lines -> ((f, 3) corner numbers, (n,) line of each corner, (n, 2) v and vt as written, 0 for none)."""
     lengths = words_per_line(lines)
     if (lengths < 3).any():
-        short = lines[int(np.argmin(lengths))][:60].decode("latin-1")
+        short = lines.split(b"\n")[int(np.argmin(lengths))][:60].decode("latin-1")
         raise ValueError(f"face {short!r} has fewer than three corners (a truncated file?): {AGAIN}")
-    text = b" ".join(lines).replace(b"//", b"/0/")
-    codes = np.frombuffer(text, np.uint8)
-    solid = codes > 32
-    word = np.cumsum(solid & np.concatenate([[True], ~solid[:-1]])) - 1  # which corner a byte belongs to
-    slashes = np.bincount(word[codes == ord("/")], minlength=int(lengths.sum()))  # 0, 1 or 2 a corner
+    text = lines.replace(b"//", b"/0/")
+    corner_starts = np.flatnonzero(token_starts(text))
+    slash_places = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("/"))
+    slashes = up_to(slash_places, np.append(corner_starts[1:], len(text)))  # 0, 1 or 2 a corner
     flat = numbers(text.replace(b"/", b" "), np.int64, what="f")
     if slashes.max() > 2 or len(flat) != len(slashes) + slashes.sum():
         raise ValueError(f"a face corner is not of the form v, v/vt, v//vn or v/vt/vn (truncated?): {AGAIN}")
@@ -99,9 +137,9 @@ def _absolute(index: np.ndarray, before: np.ndarray) -> np.ndarray:
     return np.where(index < 0, np.maximum(before + index, -2), index - 1)
 
 
-def _names(lines: list[bytes]) -> list[str]:
-    """`usemtl name`, `mtllib name` -> the names, which may hold blanks."""
-    return [line.decode("utf-8", "replace").partition(" ")[2].strip() for line in lines]
+def _names(lines: bytes) -> list[str]:
+    """`emtl name`, `llib name` a line -> the names, which may hold blanks."""
+    return [line.partition(" ")[2].strip() for line in lines.decode("utf-8", "replace").split("\n")[:-1]]
 
 
 def _texture(
@@ -174,7 +212,7 @@ def _materials(text: bytes) -> dict[str, _Material]:
         if key == "newmtl":
             name = rest
             out[name] = (None, _GREY)
-        elif key == "map_Kd" and name is not None and rest:
+        elif key.lower() == "map_kd" and name is not None and rest:
             out[name] = (rest, out[name][1])
         elif key == "Kd" and name is not None:
             try:

@@ -1,4 +1,4 @@
-"""Stanford PLY meshes of scanners -> one `Scan`, through trimesh.
+"""Stanford PLY meshes and point clouds of scanners -> one `Scan`, through trimesh.
 
 trimesh splits vertices where texture places differ, so vertices, colours and texture places are taken from
 the elements as trimesh read them, in the order of the file.
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from . import images
+from . import cloud, images
 from .arrays import AGAIN, NO_TEXTURE, checked, fan, in_range, to_uint8
 from .scan import Scan, Texture
 
@@ -33,8 +33,10 @@ def read(path: Path, *, texture: Path | None = None, need_texture: bool = True) 
     data = path.read_bytes()
     image_name = _check_header(data)
     elements = _elements(data)
-    vertex, face = elements["vertex"], elements["face"]
+    vertex, face = elements["vertex"], elements.get("face", {})
     vertices = np.stack([np.asarray(vertex[axis], np.float64) for axis in "xyz"], axis=1)
+    if not set(_INDICES) & set(face):
+        return cloud.surface(vertices, _colors(vertex), normals=_normals(vertex), need_texture=need_texture)
     flat, corners = _triangles(next(face[name] for name in _INDICES if name in face))
     faces = in_range(flat[corners], len(vertices), what="face index", of="vertices")
     colors = _colors(vertex)
@@ -85,7 +87,7 @@ def _check_header(data: bytes) -> str | None:
         )
     if not {"x", "y", "z"} <= held["vertex"]:
         raise ValueError(f"it holds no vertices with x, y and z: {AGAIN}")
-    if not held["face"] & set(_INDICES):
+    if held["face"] and not held["face"] & set(_INDICES):
         raise ValueError("it holds points but no faces: export the scan as a mesh")
     names = set(re.findall(r"(?im)^(?:comment|obj_info)\s+texturefile\s+(.+?)\s*$", header))
     if len(names) > 1:
@@ -165,6 +167,16 @@ def _colors(vertex: dict[str, Any]) -> np.ndarray | None:
                 return to_uint8(channels / 257.0, unit=False)
             return to_uint8(channels, unit=False)
     return None
+
+
+def _normals(vertex: dict[str, Any]) -> np.ndarray | None:
+    """(v, 3) of a point cloud, whose outside they tell."""
+    names = ("nx", "ny", "nz")
+    return (
+        np.stack([np.asarray(vertex[n], np.float64) for n in names], axis=1)
+        if set(names) <= set(vertex)
+        else None
+    )
 
 
 def _corner_uv(

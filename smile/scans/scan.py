@@ -87,7 +87,9 @@ class Options:
 
     labels: Path | None = None  # CSV of labels, see scans/labels_csv.py
     pattern: str | None = None  # how a scanner's files are named, see scans/pattern.py
-    mapping: Mapping[str, str] = field(default_factory=dict)  # a study's words in lower case -> canonical names
+    mapping: Mapping[str, str] = field(
+        default_factory=dict
+    )  # a study's words in lower case -> canonical names
     au_frame_offset: int = 0  # frame number of an image = frame number in an AU table + this
 
     def expression(self, word: str) -> str | None:

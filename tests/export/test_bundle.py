@@ -15,6 +15,7 @@ from export import parity, to_onnx
 from export.__main__ import main
 from smile.checkpoint import load, save
 from smile.config import ModelConfig, SmileConfig, ViewConfig
+from smile.labels import EXPRESSIONS
 from smile.prompts import PROMPTS, bank_hash
 from smile.protocol import get_arrays
 from smile.text import class_embeddings, prompt_embeddings
@@ -69,15 +70,16 @@ def test_the_manifest_says_what_a_device_must_know(manifest, checkpoint, bundle)
         manifest["checkpoint"]["sha256"]
         == hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
     )
-    assert manifest["text"]["labels"] == list(PROMPTS)
-    assert manifest["text"]["prompts_sha256"] == bank_hash()
+    assert manifest["text"]["labels"] == list(EXPRESSIONS)
+    bank = {name: PROMPTS[name] for name in EXPRESSIONS}  # pain and contempt are no class unless asked for
+    assert manifest["text"]["prompts_sha256"] == bank_hash(bank)
     assert manifest["text"]["logit_scale"] == pytest.approx(float(model.scale().detach()))
     assert manifest["preprocessing"]["yaws"] == list(config.views.yaws)
     assert manifest["preprocessing"]["channels"] == ["depth", "normal x", "normal y", "normal z"]
     assert "Simulated faces only" in manifest["training_data"]
     assert "Not a medical device" in manifest["intended_use"]
     text = np.load(bundle / "text_embeddings.npy", allow_pickle=False)
-    np.testing.assert_array_equal(text, class_embeddings(prompt_embeddings(config.model)))
+    np.testing.assert_array_equal(text, class_embeddings(prompt_embeddings(config.model, bank)))
 
 
 def test_a_checkpoint_that_does_not_say_so_is_not_called_simulated(exported, checkpoint, tmp_path):
@@ -229,6 +231,8 @@ def test_a_site_gives_the_golden_captures(exported, checkpoint, site, tmp_path, 
 def test_a_site_of_other_views_is_refused(site):
     with pytest.raises(ValueError, match=r"size = 64 and the checkpoint wants 32"):
         bundles.site_views(site, SmileConfig(views=ViewConfig(size=32)))
+    with pytest.raises(ValueError, match=r"motion = frames and the checkpoint wants dynamic"):
+        bundles.site_views(site, SmileConfig(views=ViewConfig(motion="dynamic")))
 
 
 @pytest.mark.parametrize("arguments", [["nowhere", "b"], ["nowhere", "b", "--sample", "nothing"]])

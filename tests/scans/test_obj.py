@@ -224,3 +224,17 @@ def test_damaged_texture_coordinates(tmp_path: Path, change: tuple[str, str], me
     with pytest.raises(ValueError, match=message):
         from_text(tmp_path, text, need_texture=True)
     assert len(from_text(tmp_path, text).faces) == len(FACES)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeff" + obj(library="", material="").lstrip(),
+        obj().replace("v -60.0000 60.0000 10.0000", "v -60.0000 60.0000 10.0000 # corner", 1),
+        obj().replace("f 1/1 ", "  f 1/1 ", 1).rstrip() + " # the last face\n",
+    ],
+)
+def test_byte_order_marks_and_comments_after_numbers(tmp_path: Path, text: str) -> None:
+    scan = read_file(write(tmp_path / "a.obj", text), need_texture=False)
+    np.testing.assert_allclose(scan.vertices, bump()[0], atol=1e-4)
+    np.testing.assert_array_equal(scan.faces, bump()[1])

@@ -8,7 +8,7 @@ import pytest
 
 from smile.labels import EXPRESSIONS
 from smile.scans import find, read, read_file
-from smile.scans.landmarks import KEY_POINTS
+from smile.scans.surface import distances
 
 SITES = Path(__file__).parent.parent.parent.parent / "shared" / "sites"
 pytestmark = pytest.mark.skipif(not SITES.is_dir(), reason="the sample sites are not beside the checkout")
@@ -54,28 +54,19 @@ def test_every_scan_is_a_coloured_face_that_looks_along_z(site: str) -> None:
             assert (scan.texture.corner_uv <= 1).all()
 
 
-@pytest.mark.parametrize(("site", "count"), [("centre-bu3dfe", 68), ("south-bosphorus", 6)])
-def test_landmarks_lie_on_the_scan(site: str, count: int) -> None:
+@pytest.mark.parametrize(("site", "least"), [("centre-bu3dfe", 60), ("south-bosphorus", 5)])
+def test_landmarks_lie_on_the_scan(site: str, least: int) -> None:
+    """Those of 68 and of 6 whose place the scanner saw: of a surprised mouth's chin, say, two scans hold nothing."""
     for sequence in find(SITES / site).sequences:
         scan = read(sequence.frames[0], need_texture=False)
-        assert len(scan.landmarks) == count
-        lowest = scan.vertices[
-            :, 1
-        ].min()  # two Bosphorus samples are cut off above the chin of an open mouth
-        points = np.stack([p for name, p in scan.landmarks.items() if name in KEY_POINTS and p[1] > lowest])
-        assert len(points) >= 5
-        surface = np.concatenate([scan.vertices, scan.vertices[scan.faces].mean(axis=1)])
-        nearest = np.sqrt(((surface[:, None] - points) ** 2).sum(axis=2)).min(axis=0)
-        assert nearest.max() < 1.5
+        assert len(scan.landmarks) >= least
+        points = np.stack(list(scan.landmarks.values()))
+        assert distances(points, scan.vertices, scan.faces).max() <= 1.0  # mm
         named = scan.landmarks
-        assert named["nose_tip"][2] > named["chin"][2]
-        assert named["left_eye_inner"][0] > named["right_eye_inner"][0]
-        assert (
-            named["left_eye_inner"][1]
-            > named["nose_tip"][1]
-            > named["left_mouth_corner"][1]
-            > named["chin"][1]
-        )
+        assert named["nose_tip"][2] > named["left_mouth_corner"][2]
+        assert named["left_mouth_corner"][0] > named["right_mouth_corner"][0]
+        assert named["left_eye_inner"][1] > named["nose_tip"][1] > named["left_mouth_corner"][1]
+        assert named["left_mouth_corner"][1] > named.get("chin", [0, -np.inf])[1]
 
 
 @pytest.mark.parametrize("site", EXPECTED)

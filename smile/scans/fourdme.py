@@ -1,0 +1,125 @@
+"""4DME (Li et al., IEEE TAC 2022), micro- and macro-expressions: folders of mesh frames, or the image release 4DMR.
+
+4DMR (challenge at IJCAI 2025, public code): a folder a sequence, its digits the sequence id, of pictures with the left view
+in the left half and the right view in the right half. The folders of the mesh release are to be confirmed: taken here is
+any folder of numbered meshes. Labels are classes of which several may hold (`fourdme_labels.py`), so they are measures.
+"""
+
+import re
+from pathlib import Path
+
+from . import folders, fourdme_labels, numbered
+from .fourdme_labels import Row, key
+from .scan import Frame, Listing, Options, Problem, Sequence
+
+LAYOUT = (
+    "S01/12/000.obj or 12/000.jpg, and a CSV with Negative, Positive, Repression, Surprise, Others (4DME)"
+)
+_NAME = re.compile(r"4DM[ER]", re.IGNORECASE)
+_MESHES = (".obj", ".ply", ".wrl")
+_FRAME = re.compile(r"(?:.*\D)?(?P<number>\d+)\.\w+")
+_PERSON = re.compile(
+    r"(?!train|test|val|fold|split|part|batch|set|seq|clip|video)[a-z]*[ _-]?\d+", re.IGNORECASE
+)
+_NEVER = re.compile(r"(?!)")
+
+
+def matches(folder: Path) -> bool:
+    """Whether a CSV in `folder` names the five classes, or `folder` or one in it is called 4DME or 4DMR."""
+    return len(_places(folder)) > 1 or bool(_NAME.search(folder.absolute().name)) or bool(_tables(folder))
+
+
+def listing(folder: Path, options: Options) -> Listing:
+    """One sequence for each folder of numbered meshes or, where there are none, of pictures with two views.
+
+    Raises ValueError where nothing says who is in a sequence: one person could land on both sides of a split.
+    """
+    table = _table(folder, options)
+    rows, problems = fourdme_labels.read(table) if table else ({}, [])
+    named = any(row.subject for same in rows.values() for row in same)
+    found, kinds = _frames(folder)
+    sequences: list[Sequence] = []
+    for place, (frames, trouble) in found.items():
+        problems += trouble
+        if not frames:
+            continue
+        try:
+            row = _row(rows.get(key(place.name), []), _person(folder, place))
+            subject = (row.subject if row else "") if named else _person(folder, place)
+            if not subject:
+                raise ValueError(f"nothing says who is in sequence {place.name!r}: {_remedy(table, named)}")
+        except ValueError as error:
+            problems.append(Problem(place, str(error)))
+            continue
+        row = row or Row(subject)
+        name = place.relative_to(folder).as_posix()
+        sequences.append(Sequence(subject, None, name, frames, row.measures, **row.marks))
+    if found and not sequences:
+        raise ValueError(f"{folder}: {problems[-1].reason}")
+    unlabelled = sum(not s.measures for s in sequences)
+    why = folders.why(
+        f"4DME layout, {kinds[0]}",
+        sequences,
+        f"labels from {table.name}" if table else "no table of labels",
+        f"{folders.count(unlabelled, 'sequence')} without a label" if table and unlabelled else "",
+        *kinds[1:],
+    )
+    return Listing("4dme", why, tuple(sequences), tuple(problems))
+
+
+def _places(folder: Path) -> list[Path]:
+    return [folder, *(p for p in folders.subfolders(folder) if _NAME.search(p.name))]
+
+
+def _tables(folder: Path) -> list[Path]:
+    return [table for place in _places(folder) for table in fourdme_labels.tables(place)]
+
+
+def _table(folder: Path, options: Options) -> Path | None:
+    tables = [options.labels] if options.labels else _tables(folder)
+    if len(tables) > 1:
+        names = " and ".join(str(table.relative_to(folder)) for table in tables)
+        raise ValueError(f"{folder}: {names} both hold labels: say which counts with --labels")
+    return tables[0] if tables else None
+
+
+def _remedy(table: Path | None, named: bool) -> str:
+    if table is None:
+        return "put a CSV with the columns sequence, subject and the five classes into the folder, or give it as --labels"
+    return f"add its row to {table.name}" if named else f"add a column subject to {table.name}"
+
+
+def _person(folder: Path, place: Path) -> str:
+    """The folder around a sequence where it is called like a person, else empty."""
+    outer = place.parent
+    return outer.name if outer != folder and _PERSON.fullmatch(outer.name) else ""
+
+
+def _row(rows: list[Row], person: str) -> Row | None:
+    """The row of a sequence: several people may have a sequence of one name, and its folder may say whose it is."""
+    mine = [row for row in rows if not (person and row.subject) or key(row.subject) == key(person)]
+    if rows and not mine:
+        names = " and ".join(sorted({row.subject for row in rows}))
+        raise ValueError(
+            f"its folder says {person} and its row in the labels {names}: correct or add the row"
+        )
+    if len(mine) > 1:
+        raise ValueError(f"{len(mine)} rows of the labels are for this sequence: name each once")
+    return mine[0] if mine else None
+
+
+def _frames(folder: Path) -> tuple[dict[Path, tuple[tuple[Frame, ...], list[Problem]]], list[str]]:
+    """The frames of each folder, and what kind they are; pictures beside the folders of meshes are no scans."""
+    meshes, pictures = {}, {}
+    for place in numbered.tree(folder, 4, _NEVER):
+        names = numbered.file_names(place)
+        images = numbered.pictures_of(names)
+        if scans := numbered.with_suffix(names, *_MESHES):
+            meshes[place] = numbered.frames(place, scans, _FRAME, images=images)
+        elif images:
+            pictures[place] = images
+    if meshes:
+        others = folders.count(len(pictures), "folder of pictures", "folders of pictures")
+        return meshes, ["meshes", f"{others} left out" if pictures else ""]
+    pairs = {p: numbered.frames(p, names, _FRAME, kind="pair") for p, names in pictures.items()}
+    return pairs, ["pictures of two views"]

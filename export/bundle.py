@@ -45,7 +45,8 @@ def write_bundle(
     """Checkpoint folder -> bundle folder; returns the parity report.
 
     sample: a prepared site whose views become the golden captures; without it they are seeded pseudo-views.
-    prompts: expression -> sentences, the classes of the bundle; the seven basic expressions when None. The bundle appears whole or not at all.
+    prompts: expression -> sentences, the classes of the bundle; the seven basic expressions when None.
+    The bundle appears whole or not at all.
     Raises ValueError: not a checkpoint, a folder in the way, a site of other views, or a failed parity.
     """
     _check_target(bundle)

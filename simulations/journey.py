@@ -160,6 +160,10 @@ def _prepare(plan: Plan, out: Path, steps: Steps, quiet: bool) -> tuple[list[Pat
                 f"{views.radius:g}",
                 "--modalities",
                 ",".join(views.modalities),
+                "--motion",
+                views.motion,
+                "--magnify",
+                f"{views.magnify:g}",
                 "--jobs",
                 str(plan.jobs),
             ]

@@ -2,20 +2,24 @@
 
 import argparse
 import importlib
+import io
 import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from . import __version__
+from .site.text import plain, silence
 
 # name -> (module, one line); the module has NAME_arguments(parser) and run_NAME(arguments) -> exit code
 COMMANDS = {
+    "doctor": ("smile.site.doctor", "look at raw scans, write nothing: what is there, what is wrong"),
     "prepare": ("smile.site.commands", "raw scans -> a prepared site"),
     "inspect": ("smile.site.commands", "check a prepared site, count it, draw a contact sheet"),
 }
 
 EXAMPLES = """examples:
+  smile doctor /data/BU-4DFE                 look at raw scans first; writes nothing
   smile prepare /data/BU-4DFE /data/site     turn raw scans into a prepared site; run it again to go on
   smile inspect /data/site                   check it and look at it
   smile prepare --help                       all options of a command"""
@@ -29,7 +33,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command: 0 fine, 2 an error of the user in one sentence on standard error, 130 after Ctrl-C."""
+    """Run one command: 0 fine, 2 an error of the user in one sentence on standard error, 130 after Ctrl-C,
+    141 where the program that read the output has ended."""
+    for stream in (sys.stdout, sys.stderr):  # the name of a file may hold bytes that are no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     words = _glue_signed(list(sys.argv[1:] if argv is None else argv))
     parser = Parser(
         prog="smile",
@@ -44,10 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=line, formatter_class=argparse.RawDescriptionHelpFormatter)
         if name == called:
             getattr(importlib.import_module(module), f"{name}_arguments")(command)
-    arguments = parser.parse_args(words)
+    arguments, unknown = parser.parse_known_args(words)
     name = arguments.command
+    if unknown:
+        commands.choices[name].error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
-        return getattr(importlib.import_module(COMMANDS[name][0]), f"run_{name}")(arguments)
+        code = getattr(importlib.import_module(COMMANDS[name][0]), f"run_{name}")(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # as in `smile doctor RAW | head`
+        silence(sys.stdout)
+        return 141
     except KeyboardInterrupt as stop:
         return _fail(name, str(stop) or "stopped", 130)
     except ValueError as error:
@@ -70,7 +85,7 @@ def _glue_signed(words: list[str]) -> list[str]:
 
 
 def _fail(command: str, sentence: str, code: int) -> int:
-    print(f"smile {command}: {' '.join(sentence.split())}", file=sys.stderr)
+    print(f"smile {command}: {plain(' '.join(sentence.split()))}", file=sys.stderr)
     return code
 
 

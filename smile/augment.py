@@ -60,10 +60,18 @@ def jitter(
 
 
 def relight(views: torch.Tensor, config: SmileConfig, generator: torch.Generator) -> torch.Tensor:
-    """Texture brightness and colour cast by up to 20 %, the same for all views of a capture; in place."""
+    """Texture brightness and colour cast by up to 20 %, the same for all views of a capture; in place.
+
+    Another light scales a difference about its 128, and leaves a dynamic image, which is spread over its range, as it is.
+    """
     texture = _slices(config).get("texture")
-    if texture is None:
+    if texture is None or config.views.motion == "dynamic":
         return views
     gain = 1 + 0.2 * (2 * torch.rand(len(views), 1, 3, 1, 1, generator=generator) - 1)
-    views[:, :, texture] = (views[:, :, texture] * gain.to(views.device)).clamp(0, 255)
+    if config.views.motion == "difference":
+        there, still = views[:, :, texture] > 0, 128.0
+        scaled = (still + (views[:, :, texture] - still) * gain.to(views.device)).clamp(1, 255)
+        views[:, :, texture] = torch.where(there, scaled, 0.0)
+    else:
+        views[:, :, texture] = (views[:, :, texture] * gain.to(views.device)).clamp(0, 255)
     return views

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CHANNELS = {"texture": 3, "depth": 1, "normals": 3}  # modality -> image channels, in storage order
+MOTIONS = ("frames", "difference", "dynamic")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -25,6 +26,8 @@ class ViewConfig:
     size: int = 64  # pixels, square
     modalities: tuple[str, ...] = ("texture", "depth", "normals")
     radius: float = 95.0  # mm around the nose tip that are kept; also half the width of the picture
+    motion: str = "frames"  # frames | difference (to the onset) | dynamic (image of all)
+    magnify: float = 1.0  # times the motion since the onset; 1 leaves it as it is
 
     def __post_init__(self) -> None:
         _require(
@@ -42,10 +45,19 @@ class ViewConfig:
             list(self.modalities) == [m for m in CHANNELS if m in self.modalities],
             f"views.modalities = {self.modalities}: keep the order {', '.join(CHANNELS)}, each once",
         )
+        _require(
+            self.motion in MOTIONS, f"views.motion = {self.motion!r}: choose frames, difference or dynamic"
+        )
+        _require(1 <= self.magnify <= 100, f"views.magnify = {self.magnify}: give 1 (none) to 100")
 
     @property
     def channels(self) -> int:
         return sum(CHANNELS[m] for m in self.modalities)
+
+    @property
+    def needs_sequence(self) -> bool:
+        """Whether a sample takes two or more frames of a sequence, so that a scan alone cannot be one."""
+        return self.motion != "frames" or self.magnify != 1
 
     def channel_slices(self) -> dict[str, slice]:
         """Where each modality lies on the channel axis of a view."""

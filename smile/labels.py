@@ -70,5 +70,7 @@ def measure(name: str, value: float) -> tuple[str, float]:
             f"{', '.join(MICRO)}"
         )
     if not (math.isnan(value) or bounds[0] <= value <= bounds[1]):
-        raise ValueError(f"{name} = {value:g} is out of range ({bounds[0]:g} to {bounds[1]:g}): leave it empty if not coded")
+        raise ValueError(
+            f"{name} = {value:g} is out of range ({bounds[0]:g} to {bounds[1]:g}): leave it empty if not coded"
+        )
     return canonical, float(value)

@@ -66,18 +66,18 @@ def test_help_has_examples_and_imports_nothing_heavy() -> None:
     begin = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert time.monotonic() - begin < 5
-    for command in ("prepare", "inspect"):
+    for command in ("doctor", "prepare", "inspect"):
         assert f"smile {command} /data" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["prepare", "inspect"])
+@pytest.mark.parametrize("command", ["doctor", "prepare", "inspect"])
 def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert "examples:" in text
-    assert "SITE" in text
+    assert ("RAW" if command == "doctor" else "SITE") in text
     assert "--json" in text
 
 
@@ -152,6 +152,25 @@ def test_wrong_options_give_one_sentence(
         (["prepare", raw, site, "--jobs", "-2"], "jobs = -2: give 1 or more"),
         (["prepare", raw, site, "--dataset", "bu9"], "data set 'bu9' is unknown"),
         (["prepare", raw, site, "--renderer", "crayon"], "renderer 'crayon' is unknown"),
+        (["prepare", raw, site, "--sampling", "random"], "choose from middle, uniform, apex"),
+        (["prepare", raw, site, "--window", "1"], "--window 1: give 2 or more frames"),
+        (
+            ["prepare", raw, site, "--limit", "beauty=3"],
+            "'beauty' is no figure of a scan: choose from coverage",
+        ),
+        (["prepare", raw, site, "--limit", "coverage"], "give a number or off"),
+        (
+            ["prepare", raw, site, "--motion", "fast"],
+            "views.motion = 'fast': choose frames, difference or dynamic",
+        ),
+        (["prepare", raw, site, "--motion", "dynamic", "--frames", "1"], "needs 2 or more frames a sequence"),
+        (["prepare", raw, site, "--magnify", "0"], "views.magnify = 0.0: give 1 (none) to 100"),
+        (
+            ["prepare", raw, site, "--mapping", tmp_path / "none.toml"],
+            "none.toml: the mapping cannot be read",
+        ),
+        (["prepare", raw, site, "--labels", tmp_path / "none.csv"], "none.csv"),
+        (["prepare", raw, site, "--au-frame-offset", "one"], "--au-frame-offset"),
         (["prepare", tmp_path / "none", site], "none does not exist: give the folder with the raw scans"),
         (["prepare", raw, raw / "site"], "lies in the raw folder"),
         (["inspect", raw], "is no prepared site: make one with `smile prepare RAW"),
@@ -159,6 +178,26 @@ def test_wrong_options_give_one_sentence(
     ):
         assert message in failure(capsys, *words), words
     assert not site.exists()
+
+
+def test_labels_limits_and_mapping_reach_the_tables(raw: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "labels.csv").write_text("file,expression,AU12,pain\nP001_happy_0.obj,grin,1,\n")
+    (tmp_path / "words.toml").write_text('[expressions]\ngrin = "contempt"\n')
+    words = ["--labels", str(tmp_path / "labels.csv"), "--mapping", str(tmp_path / "words.toml")]
+    site = [str(raw), str(tmp_path / "site"), *SMALL]
+    assert main(["doctor", str(raw), *words]) == 0
+    assert (
+        f"--labels={tmp_path / 'labels.csv'} --mapping={tmp_path / 'words.toml'}" in capsys.readouterr().out
+    )
+    assert main(["prepare", *site, *words, "--limit", "yaw=off", "--limit", "coverage=0", "--json"]) == 0
+    manifest = json.loads(capsys.readouterr().out)
+    assert manifest["labels"] == {"contempt": 1}
+    assert manifest["measures"] == {"AU12": 1}
+    assert manifest["limits"]["coverage"] == 0
+    assert main(["inspect", str(tmp_path / "site")]) == 0
+    output = capsys.readouterr().out
+    assert "contempt" in output
+    assert "measures, scans coded: AU12 1" in output
 
 
 def test_a_damaged_site_is_named_in_one_sentence(raw: Path, tmp_path: Path, capsys) -> None:
@@ -176,10 +215,55 @@ def test_a_damaged_site_is_named_in_one_sentence(raw: Path, tmp_path: Path, caps
 def test_errors_of_the_system_and_missing_packages(raw: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     file = tmp_path / "file"
     file.write_text("x")
-    assert "Not a directory" in failure(capsys, "prepare", raw, file / "site", *SMALL)
+    assert f"{file} is a file: give a new" in failure(capsys, "prepare", raw, file / "site", *SMALL)
+    for command in (["doctor", raw], ["prepare", raw, tmp_path / "site"]):
+        complaint = failure(capsys, *command, "--colour", "red")
+        assert complaint.startswith(f"smile {command[0]}: unrecognized arguments: --colour red")
     monkeypatch.setitem(sys.modules, "tqdm", None)
     sentence = failure(capsys, "prepare", raw, tmp_path / "site", *SMALL)
     assert sentence == "smile prepare: the package tqdm is missing: pip install 'smile-federated[client]'\n"
+
+
+def test_a_sheet_that_cannot_be_written_comes_after_the_counts(raw: Path, tmp_path: Path, capsys) -> None:
+    site, nowhere = str(tmp_path / "site"), str(raw / "P001_happy_0.obj" / "sheet.png")
+    assert main(["prepare", str(raw), site, *SMALL, "--quiet"]) == 0
+    assert main(["inspect", site, "--out", nowhere]) == 2
+    output, complaint = capsys.readouterr()
+    assert "happiness" in output
+    assert complaint.count("\n") == 1
+    assert "cannot be written (Not a directory): give another place with --out" in complaint
+    assert main(["inspect", site, "--out", nowhere, "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["contact_sheet"] is None
+
+
+def test_names_that_are_no_text_are_printed_in_any_locale(raw: Path) -> None:
+    try:
+        (raw / os.fsdecode(b"P002_\xff\x1b.obj")).write_text("x")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    done = command("doctor", raw, *SMALL[:-2], PYTHONIOENCODING="utf-8:strict")
+    assert done.returncode == 0, done.stderr
+    assert rb"P002_\udcff\x1b.obj" in done.stdout
+
+
+def test_a_reader_that_has_gone_ends_nothing(raw: Path, tmp_path: Path) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "wb") as gone:
+        done = command("prepare", raw, tmp_path / "site", *SMALL, stdout=gone)
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert (tmp_path / "site" / "manifest.json").exists()
+        done = command("doctor", raw, *SMALL[:-2], stdout=gone)
+        assert (done.returncode, done.stderr) == (141, b"")
+
+
+def command(*words: object, stdout=subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "smile", *map(str, words)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+    )
 
 
 def test_a_bar_on_a_terminal(raw: Path, tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ def test_pyproject_and_dataclass_have_the_same_keys_and_defaults() -> None:
 
 def test_round_trips() -> None:
     config = SmileConfig(
-        views=ViewConfig(yaws=(-33.333333333, -20.5, 0, 20.5, 45), modalities=("depth",)),
+        views=ViewConfig(
+            yaws=(-33.333333333, -20.5, 0, 20.5, 45), modalities=("depth",), motion="dynamic", magnify=2.5
+        ),
         model=ModelConfig(modalities=("depth",), fusion="mean"),
     )
     assert from_flat(to_flat(config)) == config
@@ -52,6 +54,9 @@ def test_round_trips() -> None:
         ("objective.prompt-source", "guess", "label or none"),
         ("federation.rounds", 0, "1 or more"),
         ("views.yaws", "0,0", "twice"),
+        ("views.motion", "flow", "frames, difference or dynamic"),
+        ("views.magnify", 0.5, "1 \\(none\\) to 100"),
+        ("views.magnify", "much", "views.magnify"),
     ],
 )
 def test_a_bad_value_is_named(key: str, value: object, word: str) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from smile.augment import augment, mirror
+from smile.augment import augment, mirror, relight
 from smile.config import ModelConfig, ObjectiveConfig, SmileConfig, TrainingConfig, ViewConfig
 from smile.model import build_model
 from smile.protocol import get_arrays
@@ -124,6 +124,22 @@ def test_augmented_views_stay_views() -> None:
     found = augment(x, config, torch.Generator().manual_seed(0))
     assert found.shape == x.shape and found.min() >= 0 and found.max() <= 255
     assert not torch.equal(found, x)
+
+
+def test_another_light_leaves_still_what_is_still() -> None:
+    x = torch.randint(
+        1, 256, (8, 3, 7, 16, 16), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+    ).float()
+    x[:, :, :3, 0] = 128  # no motion
+    x[:, :, :, 1] = 0  # nothing there
+    for motion in ("difference", "dynamic"):
+        config = SmileConfig(views=ViewConfig(size=16, motion=motion))
+        found = relight(x.clone(), config, torch.Generator().manual_seed(0))
+        assert (found[:, :, :3, 0] == 128).all()
+        assert (found[:, :, :, 1] == 0).all()
+        assert (found[:, :, :, 2:] >= 1).all() and (found <= 255).all()
+        assert torch.equal(found, x) == (motion == "dynamic")
+        assert torch.equal(found[:, :, 3:], x[:, :, 3:])
 
 
 @pytest.mark.parametrize(

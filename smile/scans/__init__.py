@@ -83,8 +83,8 @@ def find(folder: Path, *, dataset: str = "auto", options: Options | None = None)
     """The scans in `folder`, in a fixed order, with the files set aside and why.
 
     `auto` asks every data set's `matches`; the scanner's own rule counts only where no data set fits, or where a pattern is
-    given. A CSV of labels is laid over what a data set says itself. Raises ValueError where the folder does not exist, is
-    empty, holds no known layout or more than one.
+    given. A data set that is named is listed without being asked. A CSV of labels is laid over what a data set says itself.
+    Raises ValueError where the folder does not exist, is empty, holds no known layout or more than one.
     """
     folder = Path(folder)
     if dataset not in ("auto", *DATASETS):
@@ -93,37 +93,15 @@ def find(folder: Path, *, dataset: str = "auto", options: Options | None = None)
         raise ValueError(f"{folder}: no such folder: check the path")
     if not folder.is_dir():
         raise ValueError(f"{folder}: this is a file: give the folder that holds the data set")
+    options = options or Options()
     try:
         if not any(folder.iterdir()):
             raise ValueError(f"{folder}: the folder is empty: give the folder that holds the data set")
-        names = DATASETS if dataset == "auto" else (dataset,)
-        if options is not None and options.pattern is not None:
-            fitting = [_with_pattern(folder, dataset)]
-        else:
-            fitting = [name for name in names if name != "scanner" and _LAYOUTS[name].matches(folder)]
-            told = options is not None and options.labels is not None
-            if (
-                not fitting and "scanner" in names and (told or scanner.matches(folder))
-            ):  # it looks at every file
-                fitting = ["scanner"]
-        if len(fitting) > 1:
-            raise ValueError(
-                f"{folder}: it holds more than one layout ({', '.join(fitting)}), or one that several data sets share with "
-                f"other labels: say which it is with {' or '.join(f'--dataset {name}' for name in fitting)}"
-            )
-        if not fitting:
-            expected = " or ".join(_LAYOUTS[name].LAYOUT for name in names)
-            packed = " (its archives must be unpacked first)" if _packed(folder) else ""
-            told = scanner.advice(folder) if "scanner" in names else None
-            if told:
-                raise ValueError(f"{folder}: no scans recognised by their names: {told}")
-            raise ValueError(
-                f"{folder}: no scans recognised{packed}, expected {expected}: "
-                "give the folder that holds the subjects"
-            )
-        options = options or Options()
-        listing = _LAYOUTS[fitting[0]].listing(folder, options)
-        if options.labels is not None and fitting[0] not in READ_LABELS:
+        name = _recognised(folder, dataset, options)
+        listing = _LAYOUTS[name].listing(folder, options)
+        if not listing.sequences and not listing.problems:
+            raise _nothing(folder, name)
+        if options.labels is not None and name not in READ_LABELS:
             return overlay.lay_over(listing, folder, options)
         return listing
     except OSError as error:
@@ -133,12 +111,40 @@ def find(folder: Path, *, dataset: str = "auto", options: Options | None = None)
         ) from error
 
 
-def _with_pattern(folder: Path, dataset: str) -> str:
+def _recognised(folder: Path, dataset: str, options: Options) -> str:
+    """The name of the layout that the folder has. Raises ValueError where there is none, or more than one."""
+    if options.pattern is not None:
+        if dataset not in ("auto", "scanner"):
+            raise ValueError(
+                f"{folder}: data set {dataset} does not take --pattern: leave it away, or give --dataset scanner"
+            )
+        return "scanner"
     if dataset not in ("auto", "scanner"):
+        return dataset
+    names = DATASETS if dataset == "auto" else (dataset,)
+    fitting = [name for name in names if name != "scanner" and _LAYOUTS[name].matches(folder)]
+    if len(fitting) > 1:
         raise ValueError(
-            f"{folder}: data set {dataset} does not take --pattern: leave it away, or give --dataset scanner"
+            f"{folder}: it holds more than one layout ({', '.join(fitting)}), or one that several data sets share with "
+            f"other labels: say which it is with {' or '.join(f'--dataset {name}' for name in fitting)}"
         )
-    return "scanner"
+    if fitting:
+        return fitting[0]
+    # Last, because its rule looks at every file.
+    if options.labels is not None or scanner.matches(folder):
+        return "scanner"
+    if advice := scanner.advice(folder):
+        raise ValueError(f"{folder}: no scans recognised by their names: {advice}")
+    raise _nothing(folder, *names)
+
+
+def _nothing(folder: Path, *names: str) -> ValueError:
+    """What to say where a folder holds none of the layouts `names`."""
+    expected = " or ".join(_LAYOUTS[name].LAYOUT for name in names)
+    packed = " (its archives must be unpacked first)" if _packed(folder) else ""
+    return ValueError(
+        f"{folder}: no scans recognised{packed}, expected {expected}: give the folder that holds the subjects"
+    )
 
 
 def _packed(folder: Path) -> bool:
@@ -146,7 +152,9 @@ def _packed(folder: Path) -> bool:
     return any(next(folder.glob(depth + "*.zip"), None) for depth in ("", "*/", "*/*/"))
 
 
-@np.errstate(over="ignore", invalid="ignore")  # of a damaged file's huge numbers; `checked` finds what comes of them
+@np.errstate(
+    over="ignore", invalid="ignore"
+)  # of a damaged file's huge numbers; `checked` finds what comes of them
 def read(frame: Frame, *, need_texture: bool = True) -> Scan:
     """The scan of a frame in mm, in the frame and vertex order of its file, with its landmarks.
 

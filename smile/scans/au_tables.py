@@ -6,6 +6,7 @@ Whether its frame numbers are those of the images or one more is to be confirmed
 """
 
 import csv
+import math
 import re
 from collections.abc import Iterable, Mapping
 from itertools import chain
@@ -34,7 +35,7 @@ def find(places: Iterable[Path]) -> tuple[dict[tuple[str, str], Files], list[Pro
                 match = _TABLE.fullmatch(name)
                 if match is None:
                     continue
-                files = found.setdefault((match[1].upper(), match[2].upper()), {})
+                files = found.setdefault((match[1].upper(), f"T{int(match[2][1:])}"), {})
                 file, au = folder / name, match[3] or ""
                 first = files.setdefault(au, file)
                 if first != file:
@@ -77,7 +78,8 @@ def missed(files: Files, coded: Mapping[int, object], numbers: set[int]) -> list
 
 def _occurrence(path: Path) -> dict[int, _Coded]:
     header, *rows = _rows(path)
-    names = [measure(cell if cell[:2].upper() == "AU" else f"AU{cell}", 0.0)[0] for cell in header[1:]]
+    units = [cell.strip() for cell in header[1:]]
+    names = [measure(unit if unit[:2].upper() == "AU" else f"AU{unit}", 0.0)[0] for unit in units]
     if not names or len(set(names)) < len(names):
         raise ValueError("its first row does not name each action unit once, as in 0,1,2,4: restore the row")
     known: dict[tuple[str, ...], _Coded] = {}  # most frames look like the one before
@@ -98,7 +100,7 @@ def _occurrence(path: Path) -> dict[int, _Coded]:
 def _intensity(path: Path, au: str) -> dict[int, _Coded]:
     name, _ = measure(f"AU{au}_intensity", 0.0)
     rows = _rows(path)
-    titled = not rows[0][0].strip().isdecimal()  # a title row is in no description, and harmless
+    titled = not any(map(_numeric, rows[0][:2]))  # a title row is in no description, and harmless
     out: dict[int, _Coded] = {}
     for line, row in enumerate(rows[titled:], start=1 + titled):
         if len(row) < 2:
@@ -131,6 +133,13 @@ def _number(cell: str, line: int) -> float:
         raise ValueError(f"row {line} holds {cell[:20]!r}, which is no number: restore the file") from None
 
 
+def _numeric(cell: str) -> bool:
+    try:
+        return not math.isnan(float(cell))
+    except ValueError:
+        return False
+
+
 def _add(out: dict[int, _Coded], row: list[str], line: int, coded: _Coded) -> None:
     text = row[0].strip()
     if not (text.isdecimal() and len(text) <= 9):
@@ -142,10 +151,13 @@ def _add(out: dict[int, _Coded], row: list[str], line: int, coded: _Coded) -> No
     out[int(text)] = coded
 
 
+def number(tables: Mapping[tuple[str, str], Files]) -> int:
+    return sum(map(len, tables.values()))
+
+
 def count(tables: Mapping[tuple[str, str], Files]) -> str:
-    number = sum(map(len, tables.values()))
     return (
-        folders.count(number, "AU table")
-        if number
+        folders.count(number(tables), "AU table")
+        if tables
         else "no AU tables (a folder AUCoding beside the subjects)"
     )

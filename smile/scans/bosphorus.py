@@ -19,7 +19,7 @@ UNLABELLED = ("YR", "PR", "CR", "O")  # turned or occluded
 LEFT_OUT = "IGN"  # scans that the data set itself says to ignore
 # L and R are sides. 12LW has no 12RW beside it, so LW is taken for a weak unit and not for a side; no source states it.
 _UNIT = r"A?U?(\d{1,2})(LW|[LR])?"
-_UNITS = re.compile(rf"{_UNIT}(?:[ +_-]?A{_UNIT})*", re.IGNORECASE)
+_UNITS = re.compile(rf"{_UNIT}(?:[+]{_UNIT}|[ +_-]?A{_UNIT})*", re.IGNORECASE)
 _SCAN = re.compile(r"(?P<subject>bs\d{3})_(?P<group>[A-Z]+)_(?P<code>.+)_(?P<rep>\d+)\.bnt", re.IGNORECASE)
 
 
@@ -38,8 +38,12 @@ def listing(folder: Path, options: Options) -> Listing:
     problems = folders.almost_subjects(others, r"bs\d", "bs and three digits")
     found = []
     groups: Counter[str] = Counter()
+    unread: Counter[str] = Counter()
+    weak = orphans = 0
     for person in people:
         files = folders.by_lower_name(folders.entries(person))
+        stems = {name[:-4] for name in files if name.endswith((".lm2", ".lm3"))}
+        orphans += sum(stem + ".bnt" not in files for stem in stems)
         for name, file in files.items():
             if not name.endswith(".bnt"):
                 continue
@@ -52,6 +56,10 @@ def listing(folder: Path, options: Options) -> Listing:
                     problems.append(Problem(file, str(error)))
                     continue
             groups[group] += 1
+            if scan is not None and group in ACTION_UNITS:
+                read = action_units(scan["code"])
+                unread[scan["code"].upper()] += not read
+                weak += bool(read) and "W" in scan["code"].upper()
     sequences, doubles = folders.unique(found)
     why = folders.why(
         f"Bosphorus layout ({LAYOUT})",
@@ -61,6 +69,9 @@ def listing(folder: Path, options: Options) -> Listing:
         else "",
         folders.left_out(others),
         f"{folders.count(groups[LEFT_OUT], 'scan')} marked {LEFT_OUT} left out" if groups[LEFT_OUT] else "",
+        _unread(+unread),
+        f"{folders.count(weak, 'code')} like 12LW read as AU12 (no source states the W)" if weak else "",
+        folders.marked(sequences, orphans),
     )
     return Listing("bosphorus", why, tuple(sequences), tuple(problems + doubles))
 
@@ -77,6 +88,15 @@ def action_units(code: str) -> dict[str, float]:
         return {}
     units = re.findall(_UNIT, code, re.IGNORECASE)
     return dict(measure(f"AU{number}{side.upper().removesuffix('LW')}", 1.0) for number, side in units)
+
+
+def _unread(codes: Counter[str]) -> str:
+    """The codes of action units that are not understood, the most frequent first."""
+    if not codes:
+        return ""
+    first = ", ".join(code for code, _ in codes.most_common(3))
+    number = folders.count(codes.total(), "scan has a code", "scans have codes")
+    return f"{number} of action units not understood ({first}{', ...' if len(codes) > 3 else ''})"
 
 
 def _sequence(

@@ -2,7 +2,7 @@
 
 Layout: <https://www.cs.binghamton.edu/~lijun/Research/3DFE/3DFE_Analysis.html> and public loaders; the names of the 3D
 files are to be confirmed. The table of tasks has a single source. BP4D+ looks the same and has another (`bp4dplus.py`), so
-a tree without tasks or subjects that only BP4D+ has is never guessed to be either.
+a tree without a task, a subject or a folder that only one of them has is never guessed to be either.
 """
 
 import re
@@ -27,14 +27,17 @@ TASKS = {
 SUBJECT = re.compile(r"[FM]\d{3}", re.IGNORECASE)
 _LAST = {"F": 23, "M": 18}  # subjects F001 to F023 and M001 to M018
 _TASK = re.compile(r"T\d{1,2}", re.IGNORECASE)
+_FEATURES = re.compile(r"3DFeatures", re.IGNORECASE)
 _FRAME = re.compile(r"(?P<number>\d+)\.obj", re.IGNORECASE)
+_OURS = re.compile(r"BP4D-training|AU-Intensity-Codes3\.0", re.IGNORECASE)  # folders of BP4D alone
+_PLUS = re.compile(r"RawData|2D\+3D|AU_OCC|AU_INT|Physiology|Thermal", re.IGNORECASE)  # and of BP4D+
 # What lies beside the meshes repeats their tree: F001/T1 with sensor readings or film.
 _CLOSED = re.compile(r"[FM]\d|AU|[23]DFeatures|IRFeatures|Physiology|Thermal|T\d", re.IGNORECASE)
 
 
 def matches(folder: Path) -> bool:
-    """Whether some task folder holds a mesh, and none is of a task or subject that only BP4D+ has."""
-    return has_meshes(folder) and not beyond(folder)
+    """Whether some task folder holds a mesh, and nothing says BP4D+ alone."""
+    return has_meshes(folder) and evidence(folder) != (False, True)
 
 
 def has_meshes(folder: Path) -> bool:
@@ -44,13 +47,20 @@ def has_meshes(folder: Path) -> bool:
     )
 
 
-def beyond(folder: Path) -> bool:
-    """Whether there are tasks from T9 or subjects from F024 or M019 on, which BP4D does not have."""
-    return any(
+def evidence(folder: Path) -> tuple[bool, bool]:
+    """Whether something is there that only BP4D has, and whether something that only BP4D+ has.
+
+    That are folders beside the subjects, and for BP4D+ tasks from T9 and subjects from F024 or M019 on.
+    """
+    people, others = _people(folder)
+    tables = [inner for p in others if au_tables.FOLDER.match(p.name) for inner in folders.subfolders(p)]
+    names = [folder.absolute().name, *(p.name for p in [*others, *tables])]
+    beyond = any(
         int(person.name[1:]) > _LAST[person.name[0].upper()]
         or any(int(t.name[1:]) > 8 for t in _tasks(person))
-        for person in _people(folder)[0]
+        for person in people
     )
+    return any(map(_OURS.fullmatch, names)), beyond or any(map(_PLUS.fullmatch, names))
 
 
 def listing(folder: Path, options: Options) -> Listing:
@@ -68,6 +78,7 @@ def list_tasks(
     problems += _archives(people)
     tables, doubles = au_tables.find([p for p in others if au_tables.FOLDER.match(p.name)])
     problems += doubles
+    used: set[tuple[str, str]] = set()
     found, words = [], {task.lower(): word for task, word in table.items()} | dict(options.mapping)
     for person in people:
         tasks = _tasks(person)
@@ -76,23 +87,32 @@ def list_tasks(
                 Problem(person, f"subject {person.name} has no task folders like T1: restore them")
             )
         for task in tasks:
-            subject, name = person.name.upper(), task.name.upper()
+            subject, name = person.name.upper(), f"T{int(task.name[1:])}"
             frames, trouble = _frames(task, tables.get((subject, name), {}), options)
             problems += trouble
             word = words.get(name.lower())
             if frames:
+                used.add((subject, name))
                 label = options.expression(word) if word else None
                 found.append(Sequence(subject, label, f"{subject}/{name}", frames))
     sequences, doubles = folders.unique(found)
     bare = sum(s.label is None for s in sequences)
     note = f"{folders.count(bare, 'sequence')} of tasks without an expression" if bare else ""
-    why = folders.why(layout, sequences, au_tables.count(tables), note)
+    idle = au_tables.number({key: files for key, files in tables.items() if key not in used})
+    why = folders.why(
+        layout,
+        sequences,
+        au_tables.count(tables),
+        f"{folders.count(idle, 'AU table')} without frames" if idle else "",
+        note,
+        _features([folder, *others]),
+    )
     return Listing(dataset, why, tuple(sequences), tuple(problems + doubles))
 
 
 def _people(folder: Path) -> tuple[list[Path], list[Path]]:
     """(folders of subjects, other folders), also below `Sequences`, `BP4D-training` or `RawData/2D+3D`."""
-    seen = list(tree(folder, 3, _CLOSED))
+    seen = list(tree(folder, 4, _CLOSED))
     people = [p for p in seen if SUBJECT.fullmatch(p.name)]
     return people, [p for p in seen if not SUBJECT.fullmatch(p.name)]
 
@@ -116,6 +136,15 @@ def _frames(task: Path, tables: au_tables.Files, options: Options) -> tuple[tupl
     coded, problems = au_tables.measures(tables, offset=options.au_frame_offset)
     found, trouble = numbered.frames(task, meshes, _FRAME, images=pictures, measures=coded)
     return found, problems + trouble + au_tables.missed(tables, coded, {frame.number for frame in found})
+
+
+def _features(places: list[Path]) -> str:
+    """How many files of 3D landmarks lie beside the subjects: nothing says on which vertices their points lie."""
+    number = sum(
+        len(with_suffix(file_names(place), ".bndplus", *([".mat"] * bool(_FEATURES.fullmatch(place.name)))))
+        for place in places
+    )
+    return f"{folders.count(number, 'file')} of 3D features not read" if number else ""
 
 
 def _archives(people: list[Path]) -> list[Problem]:

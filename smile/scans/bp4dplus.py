@@ -26,8 +26,8 @@ TASKS = {
 
 
 def matches(folder: Path) -> bool:
-    """Whether some task folder holds a mesh: where `bp4d.matches` says so too, the person must choose."""
-    return bp4d.has_meshes(folder)
+    """Whether some task folder holds a mesh, and nothing says BP4D alone: where nothing says either, the person must choose."""
+    return bp4d.has_meshes(folder) and bp4d.evidence(folder) != (True, False)
 
 
 def listing(folder: Path, options: Options) -> Listing:

@@ -15,6 +15,7 @@ LAYOUT = "F0001/F0001_AN01WH_F3D.wrl"
 _MESH = re.compile(
     r"(?P<subject>[FM]\d{4})_(?P<expr>[A-Z]{2})(?P<level>\d{2})[A-Z]{2}_(?P<kind>F3D|RAW)\.wrl", re.IGNORECASE
 )
+_POINTS = (".bnd", "_84_lms.txt")
 
 
 def matches(folder: Path) -> bool:
@@ -30,10 +31,11 @@ def listing(folder: Path, options: Options) -> Listing:
     """One sequence of one frame for each capture: its cropped mesh (F3D), or the uncropped one (RAW) where that is missing."""
     people, others = folders.subjects(folder, SUBJECT)
     problems = folders.almost_subjects(others, r"[FM]\d", "F or M and four digits")
-    found, twice, alone = [], 0, 0
+    found, twice, alone, marks = [], 0, 0, 0
     for person in people:
         files = folders.by_lower_name(folders.entries(person))
         for name, file in files.items():
+            marks += name.endswith(_POINTS)
             if not name.endswith(".wrl"):
                 continue
             mesh = _MESH.fullmatch(file.name)
@@ -55,6 +57,7 @@ def listing(folder: Path, options: Options) -> Listing:
         if twice
         else "",
         f"{folders.count(alone, 'scan is', 'scans are')} there as RAW alone" if alone else "",
+        folders.marked(sequences, marks - sum(s.frames[0].landmarks is not None for s in sequences)),
     )
     return Listing("bu3dfe", why, tuple(sequences), tuple(problems + doubles))
 
@@ -73,7 +76,7 @@ def _sequence(
             "01 to 04): correct its name"
         )
     stem = file.stem.lower()
-    # Only the images of the meshes themselves: the _F2D picture serves where the mesh names it (`images.find`).
+    # Only the images of the meshes themselves: the _F2D picture serves where the mesh names it, or last (`wrl`).
     image = folders.image_of(files, stem)
     if mesh["kind"].upper() == "F3D":
         landmarks = files.get(stem + ".bnd")

@@ -13,7 +13,6 @@ from .scan import Frame, Listing, Options, Problem, Sequence
 
 SUBJECT = r"[FM]\d{3}"
 LAYOUT = "F001/Angry/000.wrl"
-_ARCHIVE = re.compile(r".*(bnd|landmark)", re.IGNORECASE)
 _FRAME = re.compile(r"(\d+)\.wrl", re.IGNORECASE)
 _POINTS = re.compile(r"(\d+)\.bnd", re.IGNORECASE)
 
@@ -31,45 +30,52 @@ def matches(folder: Path) -> bool:
 def listing(folder: Path, options: Options) -> Listing:
     """One sequence for each expression of each subject; frames in the order of their numbers."""
     people, others = folders.subjects(folder, SUBJECT)
-    archives = [p for p in {*folders.subfolders(folder), *others} if _ARCHIVE.match(p.name)]
-    # Unpacked into a folder of its own name, the tree begins one level deeper.
-    trees = sorted([*archives, *(inner for place in archives for inner in folders.subfolders(place))])
-    others = [p for p in others if p not in trees]
     problems = folders.almost_subjects(others, r"[FM]\d", "F or M and three digits")
+    inside = {p: folders.by_lower_name(folders.entries(p)) for q in people for p in folders.subfolders(q)}
+    # Landmarks of a sequence by frame number: their archive (`BU4DFE_BND_V1.1`) repeats the tree, without meshes.
+    marks: dict[tuple[str, str], dict[int, Path]] = {}
+    for inner, files in inside.items():
+        marks[_key(inner)] = _numbered(files.values()) | marks.get(_key(inner), {})
+    meshed = {p.parent.parent for p, files in inside.items() if any(name.endswith(".wrl") for name in files)}
+    archives = {p.parent.parent for p, files in inside.items() if _numbered(files.values())} - meshed
     found = []
-    for person in people:
-        for inner in folders.subfolders(person):
-            frames, trouble = _frames(inner, _landmarks(trees, person.name, inner.name))
-            problems += trouble
-            try:
-                label = options.expression(inner.name)
-            except ValueError as error:
-                if frames:  # else it is a folder of something else
-                    problems.append(Problem(inner, str(error)))
-                continue
-            if not frames:
-                if person.parent not in trees:
-                    problems.append(
-                        Problem(inner, f"folder {inner.name!r} holds no frames like 000.wrl: restore them")
-                    )
-                continue
-            subject = person.name.upper()
+    for inner, files in inside.items():
+        frames, trouble = _frames(files, marks[_key(inner)])
+        problems += trouble
+        try:
+            label = options.expression(inner.name)
+        except ValueError as error:
+            if frames:  # else it is a folder of something else
+                problems.append(Problem(inner, str(error)))
+            continue
+        if frames:
+            subject = inner.parent.name.upper()
             found.append(Sequence(subject, label, f"{subject}/{inner.name.capitalize()}", frames))
+        elif inner.parent.parent not in archives:
+            problems.append(
+                Problem(inner, f"folder {inner.name!r} holds no frames like 000.wrl: restore them")
+            )
     sequences, doubles = folders.unique(found)
     expected = 6 * len({s.subject for s in sequences})
     missing = expected - len({(s.subject, s.label) for s in sequences if s.label in EXPRESSIONS[1:]})
+    shown = {(*_key(f.path.parent), f.number) for s in sequences for f in s.frames}
+    orphans = {(*key, number) for key, numbers in marks.items() for number in numbers} - shown
     why = folders.why(
         f"BU-4DFE layout ({LAYOUT})",
         sequences,
         folders.left_out(others),
         f"{missing} of {expected} expressions are missing" if missing else "",
+        folders.marked(sequences, len(orphans)),
     )
     return Listing("bu4dfe", why, tuple(sequences), tuple(problems + doubles))
 
 
-def _frames(folder: Path, landmarks: dict[int, Path]) -> tuple[tuple[Frame, ...], list[Problem]]:
+def _key(sequence: Path) -> tuple[str, str]:
+    return sequence.parent.name.upper(), sequence.name.lower()
+
+
+def _frames(files: dict[str, Path], landmarks: dict[int, Path]) -> tuple[tuple[Frame, ...], list[Problem]]:
     """The numbered meshes of one sequence, with `landmarks` by frame number where none lie beside them."""
-    files = folders.by_lower_name(folders.entries(folder))
     landmarks = landmarks | _numbered(files.values())
     frames: dict[int, Frame] = {}
     problems = []
@@ -90,17 +96,6 @@ def _frames(folder: Path, landmarks: dict[int, Path]) -> tuple[tuple[Frame, ...]
         else:
             frames[number] = Frame(file, number, folders.image_of(files, file.stem), landmarks.get(number))
     return tuple(frames[number] for number in sorted(frames)), problems
-
-
-def _landmarks(trees: list[Path], *parts: str) -> dict[int, Path]:
-    """The `.bnd` files of one sequence by frame number, from a landmark archive (`BU4DFE_BND_V1.1`) that repeats the tree."""
-    for folder in trees:
-        inner: Path | None = folder
-        for part in parts:
-            inner = folders.by_lower_name(folders.subfolders(inner)).get(part.lower()) if inner else None
-        if inner is not None:
-            return _numbered(folders.entries(inner))
-    return {}
 
 
 def _numbered(files: Iterable[Path]) -> dict[int, Path]:

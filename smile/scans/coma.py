@@ -21,7 +21,7 @@ def matches(folder: Path) -> bool:
     """Whether a folder is called like one of the people and holds a folder with meshes."""
     return any(
         numbered.with_suffix(numbered.file_names(inner), ".ply")
-        for person in _people(folder)
+        for person in _people(folder)[0]
         for inner in folders.subfolders(person)
     )
 
@@ -30,9 +30,17 @@ def listing(folder: Path, options: Options) -> Listing:
     """One sequence for each expression or sentence of each person."""
     found: list[Sequence] = []
     problems: list[Problem] = []
-    for person in _people(folder):
+    people, others = _people(folder)
+    problems += folders.almost_subjects(others, r"FaceTalk_\d", "called like FaceTalk_170725_00137_TA")
+    for person in people:
         match = _PERSON.fullmatch(person.name)
         assert match is not None
+        if loose := numbered.with_suffix(numbered.file_names(person), ".ply"):
+            number = folders.count(len(loose), "mesh", "meshes")
+            reason = (
+                f"{number} of {person.name} in no folder of an expression or sentence: move them into one"
+            )
+            problems.append(Problem(person, reason))
         for inner in folders.subfolders(person):
             names = numbered.with_suffix(numbered.file_names(inner), ".ply")
             if not names:
@@ -48,5 +56,7 @@ def listing(folder: Path, options: Options) -> Listing:
     return Listing("coma", why, tuple(sequences), tuple(problems + doubles))
 
 
-def _people(folder: Path) -> list[Path]:
-    return [p for p in numbered.tree(folder, 3, _PERSON) if _PERSON.fullmatch(p.name)]
+def _people(folder: Path) -> tuple[list[Path], list[Path]]:
+    seen = list(numbered.tree(folder, 3, _PERSON))
+    people = [p for p in seen if _PERSON.fullmatch(p.name)]
+    return people, [p for p in seen if not _PERSON.fullmatch(p.name)]

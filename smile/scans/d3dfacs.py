@@ -2,10 +2,11 @@
 
 Layout: the folders and the registered meshes (FLAME topology) as in <https://flame.is.tue.mpg.de> and public loaders. That
 a raw capture is two half-face OBJ with a BMP texture each has one source, and how the halves are named has none: taken
-here is `L` and `R`, `left` and `right`, `A` and `B` or `_1` and `_2` behind the frame number (to be confirmed).
+here are the pairs of `_PAIRS` behind the frame number (to be confirmed).
 """
 
 import re
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from .scan import Frame, Listing, Options, Problem, Sequence
 LAYOUT = "Ann/1+2/1+2_175.ply"
 _UNIT = r"(?:AU)?\d{1,2}[LR]?"
 _UNITS = re.compile(rf"{_UNIT}(?:\+{_UNIT})*$", re.IGNORECASE)  # 1+2, 12, AU4, 10L+25
-_SIDE = r"[ _.-]?(?P<side>left|right|[lrab])|[ _.-](?P<digit>[12])"
-_SECOND = ("right", "r", "b", "2")
+_PAIRS = (("l", "r"), ("left", "right"), ("a", "b"), ("0", "1"), ("1", "2"), ("half1", "half2"))
+_SIDE = r"[ _.-]?(?:left|right|half[ _-]?\d|[lrab])"
 
 
 def matches(folder: Path) -> bool:
@@ -60,7 +61,7 @@ def _people(folder: Path) -> list[Path]:
     """Folders that hold a folder named by action units; the data set names them after the performers."""
     return [
         p
-        for p in numbered.tree(folder, 2, _UNITS)
+        for p in numbered.tree(folder, 3, _UNITS)
         if any(_UNITS.fullmatch(inner.name) for inner in folders.subfolders(p))
     ]
 
@@ -74,31 +75,52 @@ def _measures(units: str) -> dict[str, float]:
 def _frames(units: Path) -> tuple[tuple[Frame, ...], list[Problem]]:
     """The frames of one performance; of a raw capture the second half of the face is a part of the first."""
     files = numbered.file_names(units)
-    # The name of the folder stands first, or the 2 of `1+2_2.obj` were taken for a second half of frame 2.
+    # A number is a side only behind the whole documented name: `4_1.ply` is frame 1 of AU4 and no half of frame 4.
     pattern = re.compile(
-        rf"(?:{re.escape(units.name)}_)?(?:.*?\D)??(?P<number>\d+)(?:{_SIDE})?\.(?:obj|ply)", re.IGNORECASE
+        rf"(?:(?P<own>{re.escape(units.name)}_)|[a-z]*[ _.-]?)(?P<number>\d+)"
+        rf"(?P<side>{_SIDE}|(?(own)[ _.-]\d+|(?!)))?\.(?:obj|ply)",
+        re.IGNORECASE,
     )
-    sides = {}
+    images, by_side = _images(files), defaultdict(list)
+    problems: list[Problem] = []
     for name in numbered.with_suffix(files, ".obj", ".ply"):
-        match = pattern.fullmatch(name)
-        sides[name] = (match["side"] or match["digit"] or "").lower() if match else ""
-    images = numbered.pictures_of(files)
-    first = [name for name, side in sides.items() if side not in _SECOND]
-    second = [name for name, side in sides.items() if side in _SECOND]
-    frames, problems = numbered.frames(units, first, pattern, images=images)
-    parts, trouble = numbered.frames(units, second, pattern)
-    problems += trouble
-    others = {part.number: part.path for part in parts}
-    whole, lone = [], []
-    for frame in frames:
-        if not sides[frame.path.name]:
-            whole.append(frame)
-        elif frame.number in others:
-            whole.append(replace(frame, parts=(others.pop(frame.number),)))
+        if match := pattern.fullmatch(name):
+            by_side[re.sub(r"[ _.-]", "", match["side"] or "").lower()].append(name)
         else:
-            lone.append(frame.path)
-    for path in [*lone, *others.values()]:
-        problems.append(
-            Problem(path, f"{path.name!r} is half a face without its other half: restore that file")
-        )
+            expected = f"{units.name}_175{Path(name).suffix}"
+            reason = f"{name!r} is not a frame number behind the action units, like {expected}: rename it"
+            problems.append(Problem(units / name, reason))
+    captures: dict[int, dict[str, Frame]] = defaultdict(dict)
+    for side, names in by_side.items():
+        frames, trouble = numbered.frames(units, names, pattern)
+        problems += trouble
+        for frame in frames:
+            match = pattern.fullmatch(frame.path.name)
+            stems = [frame.path.stem, frame.path.name[: match.start("side")] if match and side else ""]
+            image = next((images[stem.lower()] for stem in stems if stem.lower() in images), None)
+            captures[frame.number][side] = replace(frame, texture=units / image if image else None)
+    whole = []
+    for _, halves in sorted(captures.items()):
+        pair = next((p for p in _PAIRS if set(p) == halves.keys()), None)
+        if set(halves) == {""}:
+            whole.append(halves[""])
+        elif pair:
+            whole.append(replace(halves[pair[0]], parts=(halves[pair[1]].path,)))
+        else:
+            problems += [_lone(half.path, several=len(halves) > 1) for half in halves.values()]
     return tuple(whole), problems
+
+
+def _images(files: list[str]) -> dict[str, str]:
+    """Stem in lower case -> picture; both halves may share the one of their frame."""
+    return {name.rpartition(".")[0].lower(): name for name in numbered.pictures_of(files)}
+
+
+def _lone(path: Path, *, several: bool) -> Problem:
+    if several:
+        reason = (
+            "one of several files of its frame that are no pair like L and R: keep two halves or one mesh"
+        )
+    else:
+        reason = "half a face without its other half: restore that file"
+    return Problem(path, f"{path.name!r} is {reason}")

@@ -32,7 +32,7 @@ def matches(folder: Path) -> bool:
     """Whether a numbered folder holds a mesh that has the number and the name of an expression."""
     return any(
         _expected(frame.path)
-        for person in _people(folder)
+        for person in _people(folder)[0]
         for kind in _meshes(person)
         for frame in kind.values()
     )
@@ -43,12 +43,18 @@ def listing(folder: Path, options: Options) -> Listing:
     found: list[Sequence] = []
     problems: list[Problem] = []
     left = 0
-    for person in _people(folder):
+    people, others = _people(folder)
+    for place in others:
+        if place.name.lower() == _REGISTERED and place.parent not in people:
+            reason = f"folder {place.parent.name!r} looks like a subject, but a subject is a number: correct its name"
+            problems.append(Problem(place.parent, reason))
+    for person in people:
         registered, scans = _meshes(person)
+        problems += _passed_over(person)
         left += len(registered.keys() & scans.keys())
         for frame in (scans | registered).values():
             try:
-                found.append(_sequence(frame, person.name, options))
+                found.append(_sequence(frame, str(int(person.name)), options))
             except ValueError as error:
                 problems.append(Problem(frame.path, str(error)))
     sequences, doubles = folders.unique(found)
@@ -75,8 +81,24 @@ def _expected(file: Path) -> bool:
     return match is not None and dict(enumerate(NAMES, start=1)).get(int(match[1])) == match[2].lower()
 
 
-def _people(folder: Path) -> list[Path]:
-    return [p for p in numbered.tree(folder, 2, _PERSON) if _PERSON.fullmatch(p.name)]
+def _people(folder: Path) -> tuple[list[Path], list[Path]]:
+    seen = list(numbered.tree(folder, 3, _PERSON))
+    people = [p for p in seen if _PERSON.fullmatch(p.name)]
+    return people, [p for p in seen if not _PERSON.fullmatch(p.name)]
+
+
+def _passed_over(person: Path) -> list[Problem]:
+    """A Problem for each folder with meshes of the other kind: registered ones are OBJ, multi-view ones are PLY."""
+    registered = [p for p in folders.subfolders(person) if p.name.lower() == _REGISTERED]
+    places = [(person, ".obj", f"move them to {_REGISTERED}")]
+    places += [(place, ".ply", f"move them to {person.name}") for place in registered]
+    return [
+        Problem(
+            place, f"{folders.count(len(names), f'{suffix} mesh', f'{suffix} meshes')} left out: {remedy}"
+        )
+        for place, suffix, remedy in places
+        if (names := numbered.with_suffix(numbered.file_names(place), suffix))
+    ]
 
 
 def _meshes(person: Path) -> tuple[dict[str, Frame], dict[str, Frame]]:

@@ -8,26 +8,33 @@ from pathlib import Path
 from .images import EXTENSIONS
 from .scan import Problem, Sequence
 
-_SYSTEM = re.compile(r"[.]|__MACOSX$|\$RECYCLE|System Volume", re.IGNORECASE)
+SYSTEM = re.compile(r"[.]|__MACOSX$|\$RECYCLE|System Volume", re.IGNORECASE)
 
 
 def entries(folder: Path) -> list[Path]:
     """The files and folders in `folder` by name, without hidden ones and those of operating systems."""
-    return sorted(p for p in folder.iterdir() if not _SYSTEM.match(p.name))
+    return sorted(p for p in folder.iterdir() if not SYSTEM.match(p.name))
 
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders in `folder` by name; the files between them, often thousands, cost nothing."""
     with os.scandir(folder) as found:
-        return sorted(Path(p.path) for p in found if p.is_dir() and not _SYSTEM.match(p.name))
+        return sorted(Path(p.path) for p in found if p.is_dir() and not SYSTEM.match(p.name))
 
 
-def subjects(folder: Path, pattern: str) -> tuple[list[Path], list[Path]]:
-    """(folders of subjects, other folders) in `folder`, or one level deeper where it holds no subject."""
+def subjects(folder: Path, pattern: str, *, depth: int = 2) -> tuple[list[Path], list[Path]]:
+    """(folders of subjects, other folders that hold none) in `folder` and up to `depth` levels deeper.
+
+    Parts of a data set may lie side by side, so what lies beside subjects is opened too, at any depth by one level.
+    """
     found, others = _split(subfolders(folder), pattern)
-    if not found:
-        found, others = _split([inner for outer in others for inner in subfolders(outer)], pattern)
-    return found, others
+    left: list[Path] = []
+    deeper = depth > (-1 if found else 0)
+    for outer in others:
+        inner, beside = subjects(outer, pattern, depth=depth - 1) if deeper else ([], [])
+        found += inner
+        left += beside if inner else [outer]
+    return found, left
 
 
 def _split(folders: list[Path], pattern: str) -> tuple[list[Path], list[Path]]:
@@ -83,6 +90,14 @@ def why(layout: str, sequences: list[Sequence], *notes: str) -> str:
     people, frames = {s.subject for s in sequences}, sum(len(s.frames) for s in sequences)
     found = f"{count(len(people), 'subject')}, {count(len(sequences), 'sequence')}, {count(frames, 'frame')}"
     return "; ".join([f"{layout}: {found}", *filter(None, notes)])
+
+
+def marked(sequences: list[Sequence], orphans: int) -> str:
+    """How many frames have landmarks, and how many landmark files no frame; empty where there are no such files at all."""
+    frames = [frame for sequence in sequences for frame in sequence.frames]
+    having = sum(frame.landmarks is not None for frame in frames)
+    said = f"landmarks for {having} of {count(len(frames), 'frame')}" if having or orphans else ""
+    return said + (f", {count(orphans, 'landmark file')} without a frame" if orphans else "")
 
 
 def left_out(others: list[Path]) -> str:

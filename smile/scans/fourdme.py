@@ -8,8 +8,9 @@ any folder of numbered meshes. Labels are classes of which several may hold (`fo
 import re
 from pathlib import Path
 
-from . import folders, fourdme_labels, numbered
+from . import bp4d, coma, d3dfacs, facescape, folders, fourdme_labels, numbered
 from .fourdme_labels import Row, key
+from .images import EXTENSIONS
 from .scan import Frame, Listing, Options, Problem, Sequence
 
 LAYOUT = (
@@ -19,14 +20,30 @@ _NAME = re.compile(r"4DM[ER]", re.IGNORECASE)
 _MESHES = (".obj", ".ply", ".wrl")
 _FRAME = re.compile(r"(?:.*\D)?(?P<number>\d+)\.\w+")
 _PERSON = re.compile(
-    r"(?!train|test|val|fold|split|part|batch|set|seq|clip|video)[a-z]*[ _-]?\d+", re.IGNORECASE
-)
+    r"(?:s|sub|subj|subject|p|f|m|id|participant|person)[ _-]?\d+", re.IGNORECASE
+)  # a list, as `images2` is nobody
 _NEVER = re.compile(r"(?!)")
 
 
 def matches(folder: Path) -> bool:
-    """Whether a CSV in `folder` names the five classes, or `folder` or one in it is called 4DME or 4DMR."""
-    return len(_places(folder)) > 1 or bool(_NAME.search(folder.absolute().name)) or bool(_tables(folder))
+    """Whether a CSV names the five classes, or a folder called 4DME or 4DMR holds what no other data set explains."""
+    if _tables(folder):
+        return True
+    if len(_places(folder)) < 2 and not _NAME.search(folder.absolute().name):
+        return False
+    return _has_sequences(folder) and not any(
+        explains(folder) for explains in (bp4d.has_meshes, coma.matches, d3dfacs.matches, facescape.matches)
+    )
+
+
+def _has_sequences(folder: Path) -> bool:
+    """Whether a folder with a number in its name holds numbered frames; those of BU-4DFE are called `Angry`."""
+    return any(
+        _FRAME.fullmatch(name)
+        for place in numbered.tree(folder, 4, _NEVER)
+        if re.search(r"\d", place.name)
+        for name in numbered.with_suffix(numbered.file_names(place), *_MESHES, *EXTENSIONS)
+    )
 
 
 def listing(folder: Path, options: Options) -> Listing:
@@ -35,27 +52,33 @@ def listing(folder: Path, options: Options) -> Listing:
     Raises ValueError where nothing says who is in a sequence: one person could land on both sides of a split.
     """
     table = _table(folder, options)
-    rows, problems = fourdme_labels.read(table) if table else ({}, [])
-    named = any(row.subject for same in rows.values() for row in same)
+    rows, problems = fourdme_labels.read(table) if table else ([], [])
+    named = any(row.subject for row in rows)
     found, kinds = _frames(folder)
+    people = {place: _person(folder, place) for place, (frames, _) in found.items() if frames}
+    chosen, refused, unused = fourdme_labels.assign(rows, people)
+    spellings: dict[tuple[str, str], str] = {}
     sequences: list[Sequence] = []
     for place, (frames, trouble) in found.items():
         problems += trouble
         if not frames:
             continue
-        try:
-            row = _row(rows.get(key(place.name), []), _person(folder, place))
-            subject = (row.subject if row else "") if named else _person(folder, place)
-            if not subject:
-                raise ValueError(f"nothing says who is in sequence {place.name!r}: {_remedy(table, named)}")
-        except ValueError as error:
-            problems.append(Problem(place, str(error)))
+        row = chosen.get(place)
+        subject = (row.subject if row else "") if named else people[place]
+        if place in refused or not subject:
+            reason = f"nothing says who is in sequence {place.name!r}: {_remedy(table, named)}"
+            problems.append(Problem(place, refused.get(place, reason)))
             continue
-        row = row or Row(subject)
+        subject = spellings.setdefault(key(subject), subject)  # S7 and s07 are one person
         name = place.relative_to(folder).as_posix()
-        sequences.append(Sequence(subject, None, name, frames, row.measures, **row.marks))
+        marks, trouble = _marks(place, frames, row)
+        problems += trouble
+        sequences.append(Sequence(subject, None, name, frames, row.measures if row else {}, **marks))
     if found and not sequences:
         raise ValueError(f"{folder}: {problems[-1].reason}")
+    for row in unused:
+        reason = f"row {row.line} of the labels is for sequence {row.sequence!r}, which has no folder: restore it or correct the row"
+        problems.append(Problem(table or folder, reason))
     unlabelled = sum(not s.measures for s in sequences)
     why = folders.why(
         f"4DME layout, {kinds[0]}",
@@ -95,17 +118,15 @@ def _person(folder: Path, place: Path) -> str:
     return outer.name if outer != folder and _PERSON.fullmatch(outer.name) else ""
 
 
-def _row(rows: list[Row], person: str) -> Row | None:
-    """The row of a sequence: several people may have a sequence of one name, and its folder may say whose it is."""
-    mine = [row for row in rows if not (person and row.subject) or key(row.subject) == key(person)]
-    if rows and not mine:
-        names = " and ".join(sorted({row.subject for row in rows}))
-        raise ValueError(
-            f"its folder says {person} and its row in the labels {names}: correct or add the row"
-        )
-    if len(mine) > 1:
-        raise ValueError(f"{len(mine)} rows of the labels are for this sequence: name each once")
-    return mine[0] if mine else None
+def _marks(place: Path, frames: tuple[Frame, ...], row: Row | None) -> tuple[dict[str, int], list[Problem]]:
+    """Onset, apex and offset, or a Problem where they are not among the frames."""
+    marks = row.marks if row else {}
+    first, last = frames[0].number, frames[-1].number
+    wrong = [f"{name} {number}" for name, number in marks.items() if not first <= number <= last]
+    if not wrong:
+        return marks, []
+    reason = f"{' and '.join(wrong)} of the labels lie outside its frames {first} to {last} and are left out: correct the row"
+    return {}, [Problem(place, reason)]
 
 
 def _frames(folder: Path) -> tuple[dict[Path, tuple[tuple[Frame, ...], list[Problem]]], list[str]]:

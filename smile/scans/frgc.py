@@ -5,23 +5,22 @@ so every scan is unlabelled unless a labels file says more.
 """
 
 import re
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 
-from . import folders
+from . import folders, numbered
 from .scan import Frame, Listing, Options, Problem, Sequence
 
 LAYOUT = "Fall2003range/02463d546.abs.gz"
 _SCAN = re.compile(r"(?P<subject>\d{5})d(?P<record>\d+)\.abs(?P<packed>\.gz)?", re.IGNORECASE)
 _RANGE = re.compile(r".*\.abs(\.gz)?", re.IGNORECASE)
-_SOME = 50  # entries of a folder that are looked at to recognise it; its folders hold range and colour images alone
+_DEPTH = 3  # levels: FRGC-2.0-dist/nd1/Fall2003range
+_EVERY = re.compile(r"(?!)")
 
 
 def matches(folder: Path) -> bool:
-    """Whether range images with the names of FRGC lie in `folder` or up to two levels deeper."""
-    return any(
-        _SCAN.fullmatch(file.name) for place in _places(folder) for file in islice(place.iterdir(), _SOME)
-    )
+    """Whether range images with the names of FRGC lie in `folder` or up to three levels deeper."""
+    return any(_SCAN.fullmatch(name) for place in _places(folder) for name in numbered.file_names(place))
 
 
 def listing(folder: Path, options: Options) -> Listing:
@@ -42,9 +41,9 @@ def listing(folder: Path, options: Options) -> Listing:
     return Listing("frgc", why, tuple(sequences), tuple(problems + doubles))
 
 
-def _places(folder: Path) -> list[Path]:
-    inner = folders.subfolders(folder)
-    return [folder, *inner, *(deeper for place in inner for deeper in folders.subfolders(place))]
+def _places(folder: Path) -> Iterator[Path]:
+    yield folder
+    yield from numbered.tree(folder, _DEPTH, _EVERY)
 
 
 def _sequence(file: Path, scan: re.Match[str], files: dict[str, Path]) -> Sequence:

@@ -3,6 +3,7 @@
 Arrays: H W image rows and columns, f faces. Pillow is imported where it is used.
 """
 
+import io
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -12,7 +13,8 @@ from .arrays import NO_TEXTURE
 from .scan import Texture
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".ppm")
-LARGEST = 100_000_000  # pixels; a file of a few kilobytes can declare far more than the memory holds
+LARGEST = 70_000_000  # pixels, 8192 x 8192 and a little; a file of a few kilobytes can declare more than the memory holds
+LARGEST_FILE = 1 << 28  # bytes
 
 
 def load(path: Path) -> np.ndarray:
@@ -25,14 +27,22 @@ def load(path: Path) -> np.ndarray:
         with warnings.catch_warnings():
             # Pillow warns of odd metadata and of the size, which is checked here.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF", "PPM")) as image:
+            with Image.open(stored(path), formats=("PNG", "JPEG", "BMP", "TIFF", "PPM")) as image:
                 if image.width * image.height > LARGEST:
                     raise ValueError(f"{image.width} x {image.height} pixels are more than {LARGEST:,}")
                 if image.mode.startswith(("I", "F")):
                     raise ValueError("it holds one 16- or 32-bit channel (a depth map?) and not colours")
-                return np.array(image.convert("RGB"), np.uint8)
+                return np.array(image if image.mode == "RGB" else image.convert("RGB"), np.uint8)
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise ValueError(f"texture image {path.name}: {_reason(error)}: restore it, {NO_TEXTURE}") from error
+
+
+def stored(path: Path) -> io.BytesIO:
+    """The bytes of an image: Pillow believes the length of a chunk, and reading so much from a file takes as much memory."""
+    size = path.stat().st_size
+    if size > LARGEST_FILE:
+        raise ValueError(f"{size:,} bytes are more than {LARGEST_FILE:,}")
+    return io.BytesIO(path.read_bytes())
 
 
 def _reason(error: Exception) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import bnt
+from . import bnt, wrl
 from .arrays import rows
 from .scan import Scan
 from .surface import nearest, spacing
@@ -97,6 +97,7 @@ ON_SURFACE = (
 ANOTHER_SCAN = 10.0  # mm: landmarks half of which lie farther out belong to another scan
 ONE_STEP = 1.5  # grid steps in the image from a marked pixel to the nearest point; farther out lies a hole
 _COUNT = re.compile(r"(\d{1,4})(?: landmarks?:?)?", re.IGNORECASE)
+_EMPTY = re.compile(rb"\s*\S+(?:\s+-?(?:[0.]+|nan))*\s*", re.IGNORECASE)  # a row of a .bnd without a point
 _REMEDY = "restore the landmark file that belongs to this scan, or take it away"
 
 
@@ -108,7 +109,7 @@ def read(path: Path, scan: Scan, *, mesh: Path) -> dict[str, np.ndarray]:
     name = path.name.lower()
     try:
         if name.endswith(".bnd"):
-            return bnd(path.read_bytes(), scan)
+            return bnd(path.read_bytes(), scan, mesh=mesh)
         if name.endswith(".lm3"):
             return _own_left(_of_this_scan(lm3(path.read_bytes()), scan))
         if name.endswith(".lm2"):
@@ -141,22 +142,26 @@ def lm3(text: bytes) -> dict[str, np.ndarray]:
 
 
 def lm2(text: bytes) -> dict[str, np.ndarray]:
-    """Bosphorus `.lm2`: the count, all labels, then all pixels -> name -> (2,) float64, x to the right and y down."""
-    lines = [line for line in _lines(text) if line and not line.startswith("#")]
+    """Bosphorus `.lm2` -> name -> (2,) float64, x to the right and y down.
+
+    Two lines, the count N, two lines, N labels, two lines, N pixels; in other spacing only the known labels count.
+    """
+    lines = _lines(text)
     start = next((i for i, line in enumerate(lines) if _COUNT.fullmatch(line)), None)
     if start is None:
         raise ValueError(f"it does not say how many landmarks it holds (a truncated file?): {_REMEDY}")
-    values = [_numbers(line, 2) for line in lines[start + 1 :]]
-    points = [value for value in values if value is not None]
-    # `Labels:` and `2D Image coordinates:` head the two lists.
-    labels = [
-        line
-        for line, value in zip(lines[start + 1 :], values, strict=True)
-        if value is None and not line.endswith(":")
-    ]
+    declared = int(lines[start].split()[0])
+    known = [line for line in lines[start + 1 :] if _label(line) in _BOSPHORUS]
+    points = [value for line in lines[start + 1 :] if (value := _numbers(line, 2)) is not None]
+    labels = lines[5 : 5 + declared]
+    # A line too many or too few shifts the labels: then a known one lies outside, or the pixels do not come after them.
+    placed = [_numbers(line, 2) for line in lines[7 + declared : 7 + 2 * declared]]
+    fits = start == 2 and len(placed) == len(points) == declared and all(p is not None for p in placed)
+    if not fits or [line for line in labels if _label(line) in _BOSPHORUS] != known:
+        labels = known
     if len(labels) != len(points):
         raise ValueError(f"it holds {len(labels)} labels and {len(points)} pixels (truncated?): {_REMEDY}")
-    return _known(list(zip(labels, points, strict=True)), declared=int(lines[start].split()[0]))
+    return _known(list(zip(labels, points, strict=True)), declared=declared)
 
 
 def dtu84(text: bytes) -> dict[str, np.ndarray]:
@@ -173,9 +178,13 @@ def _lines(text: bytes) -> list[str]:
     return [" ".join(line.split()) for line in text.decode("latin-1").splitlines()]
 
 
+def _label(line: str) -> str:
+    return line.rstrip(": ").lower()
+
+
 def _known(pairs: list[tuple[str, np.ndarray]], *, declared: int) -> dict[str, np.ndarray]:
     """The landmarks whose labels are known, under our names."""
-    points = {_BOSPHORUS[label.lower()]: place for label, place in pairs if label.lower() in _BOSPHORUS}
+    points = {_BOSPHORUS[_label(label)]: place for label, place in pairs if _label(label) in _BOSPHORUS}
     if not points:
         raise ValueError(f"it holds no known landmark (a truncated file?): {_REMEDY}")
     if declared != len(pairs):
@@ -231,7 +240,7 @@ def _placed(places: dict[str, np.ndarray], scan: Scan, pixels: np.ndarray) -> di
 
 
 def _numbers(line: str, count: int) -> np.ndarray | None:
-    words = line.split()
+    words = line.replace(",", " ").split()
     if len(words) != count:
         return None
     try:
@@ -240,13 +249,14 @@ def _numbers(line: str, count: int) -> np.ndarray | None:
         return None
 
 
-def bnd(text: bytes, scan: Scan) -> dict[str, np.ndarray]:
+def bnd(text: bytes, scan: Scan, *, mesh: Path | None = None) -> dict[str, np.ndarray]:
     """BU `.bnd`: rows `index x y z`, 68 (iBUG order) or 83 of them; blank rows and an 84th without a point are passed over.
 
-    Rows that lie on no vertex are left out if they are few, and the file is refused if they are many.
+    Rows that lie on no vertex are left out if they are few, and the file is refused if they are many. Where the `.wrl` at
+    `mesh` has a Transform, rows written in the coordinates before it go where their vertices went.
     """
     lines = [line for line in text.splitlines() if line.strip()]
-    if len(lines) == 84 and len(lines[83].split()) == 1:
+    if len(lines) == 84 and _EMPTY.fullmatch(lines[83]):
         lines = lines[:83]
     table = rows(lines, what=".bnd")
     names = {68: _IBUG68, 83: _BU83}.get(len(table))
@@ -255,8 +265,7 @@ def bnd(text: bytes, scan: Scan) -> dict[str, np.ndarray]:
             f"it holds {len(table)} rows of {table.shape[1]} numbers where 68 or 83 rows of 4 "
             f"are known (truncated?): {_REMEDY}"
         )
-    base = index_base(table, scan.vertices)
-    keep = lies_on(table, scan.vertices, base=base)
+    base, keep = _placed_rows(table, scan, mesh)
     points = {
         names.get(row, f"{'ibug68' if len(table) == 68 else 'bu83'}_{row:02d}"): table[row, 1:].copy()
         for row in np.flatnonzero(keep).tolist()
@@ -269,6 +278,21 @@ def bnd(text: bytes, scan: Scan) -> dict[str, np.ndarray]:
         places = nearest(np.stack(list(floating.values())), scan.vertices, scan.faces, enough=ON_SURFACE)
         points |= _on_surface(floating, places, scan)
     return points if len(table) == 68 else _own_left(points)
+
+
+def _placed_rows(table: np.ndarray, scan: Scan, mesh: Path | None) -> tuple[int, np.ndarray]:
+    """(`index_base`, (r,) bool which rows lie on their vertex); rows before a Transform are moved in place."""
+    try:
+        base = index_base(table, scan.vertices)
+        return base, lies_on(table, scan.vertices, base=base)
+    except ValueError:
+        own = wrl.own_points(mesh) if mesh is not None and mesh.suffix.lower() == ".wrl" else scan.vertices
+        if own.shape != scan.vertices.shape or np.array_equal(own, scan.vertices):
+            raise
+    base = index_base(table, own)
+    keep = lies_on(table, own, base=base)
+    table[keep, 1:] = scan.vertices[(table[keep, 0] - base).astype(np.int64)]
+    return base, keep
 
 
 def index_base(table: np.ndarray, vertices: np.ndarray) -> int:

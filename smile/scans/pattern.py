@@ -8,8 +8,11 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from .. import labels
+
 FIELDS = ("subject", "expression", "rep", "frame")
 EXAMPLE = "{subject}/{expression}/{}.obj"
+_WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True)
@@ -92,3 +95,59 @@ def _compiled(pieces: list[str], greed: str) -> re.Pattern[str]:
         else:
             out.append(rf"(?P<{name}>[^/]+{greed})" if name else rf"[^/]*{greed}")
     return re.compile("".join(out), re.IGNORECASE)
+
+
+def proposed(first: PurePath, paths: list[PurePath]) -> str:
+    """A pattern without suffix for `first` among `paths`: person, expression where its word is known, `{}` for the rest."""
+    person, expressed = _person(first, paths), False
+    out = []
+    for level, (part, words) in enumerate(_words(first)):
+        fields = []
+        for place, word in enumerate(words):
+            here = (level, place) != person and not expressed and _known(word)
+            expressed |= here
+            fields.append("{subject}" if (level, place) == person else "{expression}" if here else "{}")
+        if part.isdecimal() and level == len(first.parts) - 1 and person != (level, 0):
+            fields = ["{frame}"]
+        between = [""] * 2 if words == [part] else _WORD.split(part)
+        out.append("".join(text + field for text, field in zip(between, [*fields, ""], strict=True)))
+    return "/".join(out)
+
+
+def _words(path: PurePath) -> list[tuple[str, list[str]]]:
+    """(part, its words) for each part of a path: a folder is one word, unless one of its words is an expression."""
+    *above, stem = path.with_suffix("").parts
+    split = [(part, _WORD.findall(part)) for part in above]
+    return [
+        *((part, words if any(map(_known, words)) else [part]) for part, words in split),
+        (stem, _WORD.findall(stem)),
+    ]
+
+
+def _person(path: PurePath, paths: list[PurePath]) -> tuple[int, int]:
+    """(part, word) that probably names the person: the first, but for expressions and numbers of frames, that is not the
+    same in all paths; where there is one person alone, the last folder.
+    """
+    seen: dict[tuple[int, int], set[str]] = {}
+    for each in paths:
+        for level, (_, words) in enumerate(_words(each)):
+            for place, word in enumerate(words):
+                seen.setdefault((level, place), set()).add(word.lower())
+    last = len(path.parts) - 1
+    places = [
+        (level, place)
+        for level, (part, words) in enumerate(_words(path))
+        for place, word in enumerate(words)
+        if not _known(word) and not (level == last and word.isdecimal() and (place or word == part))
+    ]
+    differ = next((place for place in places if len(seen[place]) > 1), None)
+    folder = next((place for place in reversed(places) if place[0] < last), None)
+    return differ or folder or next(iter(places), (0, 0))
+
+
+def _known(word: str) -> bool:
+    """Whether it is the word for an expression; a single letter may be anything."""
+    try:
+        return labels.expression(word) is not None and len(word) > 1
+    except ValueError:
+        return False

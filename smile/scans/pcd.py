@@ -48,6 +48,8 @@ def points(data: bytes) -> tuple[np.ndarray, np.ndarray | None, tuple[int, int]]
         raise ValueError(
             f"its data are {kind or 'of no kind'!r} and not ascii or binary: save it uncompressed"
         )
+    if not {"x", "y", "z"} <= set(columns):
+        raise ValueError(f"its x, y or z hold several numbers a point: {AGAIN}")
     xyz = np.stack([columns[axis].astype(np.float64) for axis in "xyz"], axis=1)
     return xyz, _colors(columns), (height, width)
 

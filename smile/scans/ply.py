@@ -101,8 +101,14 @@ def _elements(data: bytes) -> dict[str, dict[str, Any]]:
     """Element name -> property name -> array of the file's rows; lists are (rows, n) or an array of arrays."""
     from trimesh.exchange.ply import load_ply
 
+    head, end, body = data.partition(b"end_header")
+    head = re.sub(
+        rb"(?m)^(?:comment|obj_info)\b.*\n", b"", head
+    )  # trimesh takes the second line for the format
     try:
-        raw = load_ply(io.BytesIO(data), skip_materials=True, fix_texture=False)["metadata"]["_ply_raw"]
+        raw = load_ply(io.BytesIO(head + end + body), skip_materials=True, fix_texture=False)["metadata"][
+            "_ply_raw"
+        ]
     except Exception as error:  # its parser trips over damaged files in many ways
         why = str(error) or type(error).__name__
         raise ValueError(

@@ -1,13 +1,14 @@
 """What a scanner or depth camera leaves: meshes, point clouds and depth images in folders of any naming.
 
 What each file shows is said by `--pattern` (see `pattern`), by a CSV (`--labels`, see `labels_csv`), or by this project's own
-rule for what 3dMD, Vectra, Artec, RealSense and phones export: `P001_happy_0.obj`, and `P001_happy_0/000.obj` in 4D.
+rule for what 3dMD, Vectra, Artec, RealSense and phones export: `P001_happy_0.obj`, and `P001_happy_0/000.obj` in 4D. The two
+halves of a face, `P001_happy_0_L.obj` and `_R.obj` (or `_left`, `_right`), are one capture of the name before the mark.
 """
 
 import functools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -21,6 +22,8 @@ SUFFIXES = (".obj", ".ply", ".stl", ".glb", ".gltf", ".off", ".wrl", ".xyz", ".p
 _SHY = (".txt",)  # a point cloud where something says so, else a note of somebody's
 _CAPTURE = re.compile(r"(?P<subject>P\d{3})_(?P<expression>[a-z]+)_(?P<rep>\d+)", re.IGNORECASE)
 _NUMBERED = re.compile(r"\D*(?P<frame>\d{1,9})")
+_HALF = re.compile(r"(?P<stem>.+)_(?P<side>L|R|left|right)", re.IGNORECASE)
+_OTHER = {"l": "r", "r": "l", "left": "right", "right": "left"}
 _HOW = "say how with --pattern, or list the scans in a CSV with --labels"
 
 
@@ -35,11 +38,22 @@ class _Found:
     frame: int | None
     row: Row | None
     whole: bool  # the row is about all frames of the folder
+    parts: tuple[Path, ...] = ()  # the other half
+
+
+@dataclass(frozen=True)
+class _Half:
+    """One half of a face in a file of its own."""
+
+    both: PurePath  # its path without the mark
+    other: PurePath
+    left: bool
 
 
 def matches(folder: Path) -> bool:
     """Whether some file below is named by the project's own rule."""
-    return any(_by_rule(file.relative_to(folder)) for file in _files(folder))
+    paths = (file.relative_to(folder) for file in _files(folder))
+    return any(_by_rule(half.both if (half := _half(path)) else path) for path in paths)
 
 
 def listing(folder: Path, options: Options) -> Listing:
@@ -57,11 +71,11 @@ def listing(folder: Path, options: Options) -> Listing:
     problems: list[Problem] = []
     used: set[str] = set()
     files = list(_files(folder))
-    for file in files:
+    for path, file, *others in _captures(files, folder, rule, labels):
         try:
-            one = _told(file, file.relative_to(folder), rule, labels, used)
+            one = _told(file, path, rule, labels, used, parts=tuple(others))
         except ValueError as error:
-            problems.append(Problem(file, str(error)))
+            problems += [Problem(each, str(error)) for each in (file, *others)]
         else:
             found += [one] if one else []
     if labels:
@@ -80,30 +94,90 @@ def listing(folder: Path, options: Options) -> Listing:
 
 def advice(folder: Path) -> str | None:
     """What to write for scans that no data set's rule fits, with an example made of the first; None where there are none."""
-    files = [file.relative_to(folder) for file in _files(folder) if file.suffix.lower() not in _SHY]
+    files: list[PurePath] = [
+        file.relative_to(folder) for file in _files(folder) if file.suffix.lower() not in _SHY
+    ]
     if not files:
         return None
+    kinds = {file.suffix.lower() for file in files}
+    half = _half(files[0])
+    there = {labels_csv.key(file.as_posix()) for file in files}
+    first = half.both if half and labels_csv.key(half.other.as_posix()) in there else files[0]
+    example = pattern.proposed(first, files) + (files[0].suffix if len(kinds) == 1 else ".{}")
     return (
         f"{folders.count(len(files), 'scan')} found, such as {files[0].as_posix()!r}, but nothing says who and what they show: "
-        f"write for example --dataset scanner --pattern '{_example(files[0])}', or --labels labels.csv with the columns "
+        f"write for example --dataset scanner --pattern '{example}', or --labels labels.csv with the columns "
         "file, subject, expression"
     )
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Every scan below `folder` by name, without hidden files and folders."""
+    """Every scan below `folder` by name, without hidden files and folders and those of operating systems."""
     for place, inner, names in os.walk(folder):
-        inner[:] = sorted(n for n in inner if not n.startswith((".", "__MACOSX")))
+        inner[:] = sorted(n for n in inner if not folders.SYSTEM.match(n))
         for name in sorted(names):
             suffix = os.path.splitext(name)[1].lower()
-            if name.startswith("."):
+            if folders.SYSTEM.match(name):
                 continue
-            if suffix in SUFFIXES or suffix in _SHY or rgbd.stem_of(Path(place, name)) is not None:
+            if suffix in SUFFIXES or suffix in _SHY or rgbd.stem_of(PurePath(place, name)) is not None:
                 yield Path(place, name)
 
 
+def _captures(
+    files: list[Path], folder: Path, rule: Pattern | None, labels: Labels | None
+) -> Iterator[tuple[PurePath, Path] | tuple[PurePath, Path, Path]]:
+    """(the path that says what is shown, its file or its two), two halves where the path of both says something.
+
+    Halves that a CSV names one by one stay two scans.
+    """
+
+    def key(path: PurePath) -> str:
+        return labels_csv.key(path.as_posix())
+
+    there = {key(file.relative_to(folder)): file for file in files}
+    listed = {**labels.rows, **labels.bad} if labels else {}
+    for file in files:
+        path = file.relative_to(folder)
+        half = _half(path)
+        other = there.get(key(half.other)) if half else None
+        if (
+            half is None
+            or other is None
+            or there[key(path)] != file  # it differs from another one in case alone
+            or any(key(each) in listed for each in (path, half.other))
+            or not _says(half.both, rule, listed)
+        ):
+            yield path, file
+        elif half.left:
+            yield half.both, file, other
+
+
+def _says(path: PurePath, rule: Pattern | None, listed: Collection[str]) -> bool:
+    """Whether pattern, CSV or the project's own rule say something about `path`."""
+    if any(labels_csv.key(each.as_posix()) in listed for each in (path, path.parent)):
+        return True
+    try:
+        return (rule.match(path) if rule else _by_rule(path)) is not None
+    except ValueError:  # it fits in two ways, which is said later
+        return True
+
+
+def _half(path: PurePath) -> _Half | None:
+    mark = _HALF.fullmatch(path.stem) if rgbd.stem_of(path) is None else None
+    if mark is None:
+        return None
+    stem, side = mark["stem"], mark["side"].lower()
+    return _Half(path.with_stem(stem), path.with_stem(f"{stem}_{_OTHER[side]}"), side.startswith("l"))
+
+
 def _told(
-    file: Path, path: PurePath, rule: Pattern | None, labels: Labels | None, used: set[str]
+    file: Path,
+    path: PurePath,
+    rule: Pattern | None,
+    labels: Labels | None,
+    used: set[str],
+    *,
+    parts: tuple[Path, ...],
 ) -> _Found | None:
     """What pattern, CSV or rule say about the file at `path` below the folder; None where it is probably no scan."""
     key, above = labels_csv.key(path.as_posix()), labels_csv.key(path.parent.as_posix())
@@ -135,18 +209,15 @@ def _told(
         frame = row.frame if row.frame is not None and not whole else _number(path)
     elif row and row.frame is not None:
         frame = row.frame
-    return _Found(file, name, subject, word, frame, row, whole)
+    return _Found(file, name, subject, word, frame, row, whole, parts)
 
 
 def _by_rule(path: PurePath) -> Named | None:
     """What the project's own rule says: the name of the file, or the number of a frame and the name of its folder."""
-    stem, place = rgbd.stem_of(Path(path)), path.parent
-    if stem is None:
-        stem = path.stem
-    elif stem == path.stem:  # in a folder `depth` of its own
-        place = place.parent
-    if path.suffix.lower() not in SUFFIXES + _SHY and rgbd.stem_of(Path(path)) is None:
+    depth = rgbd.stem_of(path)
+    if depth is None and path.suffix.lower() not in SUFFIXES + _SHY:
         return None
+    stem, place = (path.stem, path.parent) if depth is None else (depth, rgbd.home_of(path))
     capture, frame = _CAPTURE.fullmatch(stem), None
     if capture is None and _NUMBERED.fullmatch(stem):
         capture, frame = _CAPTURE.fullmatch(place.name), _number(PurePath(stem + ".x"))
@@ -158,7 +229,7 @@ def _by_rule(path: PurePath) -> Named | None:
 
 def _number(path: PurePath) -> int:
     """The number of a frame in its file name, which may have words before it and a mark of depth after it."""
-    numbered = _NUMBERED.fullmatch(rgbd.stem_of(Path(path)) or path.stem)
+    numbered = _NUMBERED.fullmatch(rgbd.stem_of(path) or path.stem)
     if numbered is None:
         raise ValueError(f"scan {path.name!r} has no frame number: rename it like 000{path.suffix}")
     return int(numbered["frame"])
@@ -213,7 +284,7 @@ def _sequences(
 def _frame(one: _Found, number: int, folder: Path, look: Callable[[Path], dict[str, Path]]) -> Frame:
     measures = one.row.measures if one.row and not one.whole else {}
     if rgbd.stem_of(one.path) is None:
-        return Frame(one.path, number, measures=measures)
+        return Frame(one.path, number, parts=one.parts, measures=measures)
     found = rgbd.frame(one.path, top=folder, number=number, look=look)
     return Frame(one.path, number, found.texture, camera=found.camera, measures=measures)
 
@@ -244,38 +315,10 @@ def _sequence(group: list[_Found], frames: tuple[Frame, ...], options: Options) 
     measures = next((one.row.measures for one in group if one.row and one.whole), {})
     label = next(iter(labels), None)
     name = first.name
-    if label and options.pattern is None and _CAPTURE.fullmatch(name.replace("/", "_")):
+    if label and options.pattern is options.labels is None and _CAPTURE.fullmatch(name.replace("/", "_")):
         name = (
             f"{first.subject}/{label}_{name.rpartition('_')[2]}"  # `P001/happiness_0`, whatever the spelling
         )
     return Sequence(
         first.subject, label, name, frames, measures, marks["onset"], marks["apex"], marks["offset"]
     )
-
-
-def _example(path: PurePath) -> str:
-    """A pattern for names like `path`: the first word for the person, a known word for the expression, `{}` for the rest."""
-    seen = {"{subject}": False, "{expression}": False}
-    parts: list[str] = []
-
-    def field(word: str) -> str:
-        if not seen["{subject}"]:
-            seen["{subject}"] = True
-            return "{subject}"
-        try:
-            known = Options().expression(word) is not None and len(word) > 1
-        except ValueError:
-            known = False
-        if known and not seen["{expression}"]:
-            seen["{expression}"] = True
-            return "{expression}"
-        return "{}"
-
-    for part in path.with_suffix("").parts:
-        if not parts and len(path.parts) > 1:
-            parts.append(field(part))
-        else:
-            parts.append(
-                "{frame}" if part.isdecimal() else re.sub(r"[^\W_]+", lambda word: field(word[0]), part)
-            )
-    return "/".join(parts) + path.suffix

@@ -30,6 +30,10 @@ def read(path: Path, *, texture: Path | None = None, need_texture: bool = True) 
     data = path.read_bytes()
     kind = path.suffix.lower()[1:]
     _checks[kind](path, data)
+    if kind == "off":
+        data = re.sub(rb"#[^\n]*", b"", data)  # trimesh loses the line after a comment
+    if need_texture and b'"images"' in data:
+        import PIL.Image  # noqa: F401  where it is missing, trimesh passes over the images
     beside = gltf.Beside(path)
     parts = _parts(_load(data, kind, beside))
     if not parts:

@@ -6,6 +6,7 @@ Arrays: v vertices, f triangles, n entries of coordIndex.
 """
 
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from .arrays import AGAIN, NO_TEXTURE, checked, fan, in_range, to_uint8
 from .scan import Scan, Texture
 from .vrml import Node, parse
 
+_MESH = re.compile(r"_(F3D|RAW)\.wrl$", re.IGNORECASE)
 _MOST_NODES = 10_000  # a few lines of DEF and USE can ask for billions
 
 
@@ -57,6 +59,18 @@ def read(path: Path, *, texture: Path | None = None, need_texture: bool = True) 
         return scan
     image = _texture(path, parts, given=texture, colored=colors is not None)
     return checked(scan.vertices, scan.faces, colors=colors, texture=image)
+
+
+def own_points(path: Path) -> np.ndarray:
+    """(v, 3) the vertices of `read` in the coordinates of the file, before its Transforms; a `.bnd` may be written in them."""
+    shapes = (shape.node("geometry") for shape, _ in _shapes(parse(path.read_bytes())))
+    return np.concatenate(
+        [
+            _tuples(g.node("coord", "Coordinate"), "point", 3)
+            for g in shapes
+            if g and g.kind == "IndexedFaceSet"
+        ]
+    )
 
 
 def _shapes(nodes: list[Node]) -> Iterator[tuple[Node, np.ndarray]]:
@@ -206,8 +220,19 @@ def _texture(path: Path, parts: list[_Part], *, given: Path | None, colored: boo
                 raise images.missing(url)
             files.append(file)
     else:
-        files = [images.find(path, named=urls[0] if urls else None, given=given)]
+        files = [_image(path, named=urls[0] if urls else None, given=given)]
     own = [urls.index(p.url) if len(urls) > 1 and p.url else 0 for p in parts]
     which = np.repeat(own, [len(p.faces) for p in parts])
     corner_uv = np.concatenate([p.corner_uv for p in parts if p.corner_uv is not None])
     return images.side_by_side([images.load(file) for file in files], corner_uv, which)
+
+
+def _image(path: Path, *, named: str | None, given: Path | None) -> Path:
+    """`images.find`, and for BU-3DFE last the `_F2D` picture, of which some copies keep no other."""
+    try:
+        return images.find(path, named=named, given=given)
+    except ValueError:
+        picture = images.of_stem(path.with_name(_MESH.sub("_F2D.wrl", path.name)))
+        if picture is None:
+            raise
+        return picture

@@ -5,8 +5,13 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
-from ..config import CHANNELS, ViewConfig
+from . import options
+from .text import silence
+
+if TYPE_CHECKING:
+    from .store import Site
 
 
 def prepare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,51 +21,43 @@ def prepare_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = """examples:
   smile prepare /data/BU-4DFE /data/site
-  smile prepare /data/scans /data/site --dataset scanner --jobs 8
+  smile prepare /data/scans /data/site --labels labels.csv --jobs 8
+  smile prepare /data/BP4D /data/site --frames 8 --sampling apex
+  smile prepare /data/4DME /data/site --window 16 --frames 16 --motion dynamic --magnify 4
+  smile prepare /data/scans /data/site --limit coverage=0.7 --limit yaw=30
   smile prepare /data/scans /data/site --yaws -45,0,45 --size 112 --modalities depth,normals"""
     add = parser.add_argument
     add("raw", metavar="RAW", type=Path, help="folder with the raw scans; it is only read")
     add("site", metavar="SITE", type=Path, help="folder for the prepared site: new, empty, or a site already")
-    names = "bu4dfe, bu3dfe, bosphorus or scanner"
-    add("--dataset", default="auto", metavar="NAME", help=f"auto (default: recognises the layout), {names}")
-    frames = "how many to take of a longer sequence, from its middle half (default: %(default)s)"
-    add("--frames", type=int, default=4, metavar="N", help=frames)
-    _view_arguments(parser)
+    options.limit_arguments(parser)
     add("--jobs", type=int, metavar="N", help="worker processes (default: one a core; 0: none)")
     keep = "write real subjects and file names into index.csv and the raw folder into the manifest"
     add("--keep-names", action="store_true", help=keep)
     add("--json", action="store_true", help="print the manifest as JSON on standard output")
     add("--quiet", action="store_true", help="print nothing but errors")
-
-
-def _view_arguments(parser: argparse.ArgumentParser) -> None:
-    views = ViewConfig()
-    add = parser.add_argument
-    yaws = f"one view for each angle (default: {','.join(f'{yaw:g}' for yaw in views.yaws)})"
-    add("--yaws", type=_numbers, default=views.yaws, metavar="DEG,..", help=yaws)
-    add("--size", type=int, default=views.size, metavar="PX", help="of a view (default: %(default)s)")
-    modalities = f"of {','.join(CHANNELS)} (default: {','.join(views.modalities)})"
-    add("--modalities", type=_words, default=views.modalities, metavar="NAME,..", help=modalities)
-    radius = "what is kept around the nose tip (default: %(default)g)"
-    add("--radius", type=float, default=views.radius, metavar="MM", help=radius)
-    renderer = "auto (default), embree (any processor) or pyrender (GPU)"
-    add("--renderer", default="auto", metavar="NAME", help=renderer)
+    options.folder_arguments(parser)
+    options.frame_arguments(parser)
+    options.view_arguments(parser)
 
 
 def run_prepare(arguments: argparse.Namespace) -> int:
+    from .limits import read_limits
     from .prepare import prepare
 
-    views = ViewConfig(arguments.yaws, arguments.size, arguments.modalities, arguments.radius)
     say = _sayer(quiet=arguments.quiet, json=arguments.json)
     try:
         manifest = prepare(
             arguments.raw,
             arguments.site,
-            views=views,
+            views=options.read_views(arguments),
             dataset=arguments.dataset,
+            options=options.read_options(arguments),
             jobs=arguments.jobs,
             renderer=arguments.renderer,
             frames=arguments.frames,
+            sampling=arguments.sampling,
+            window=arguments.window,
+            limits=read_limits(arguments.limit),
             keep_names=arguments.keep_names,
             progress=not arguments.quiet,
             say=say,
@@ -70,7 +67,7 @@ def run_prepare(arguments: argparse.Namespace) -> int:
             "stopped: what is done so far is kept, run the same command again to go on"
         ) from None
     if arguments.json:
-        print(json.dumps(manifest, indent=2))
+        _say(json.dumps(manifest, indent=2, allow_nan=False), sys.stdout)
     return 0
 
 
@@ -103,7 +100,7 @@ def inspect_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_inspect(arguments: argparse.Namespace) -> int:
     from . import disk
-    from .check import check, table
+    from .check import check, percentiles, table
     from .contact_sheet import contact_sheet
     from .store import Site
 
@@ -114,37 +111,61 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     site = Site(arguments.site)
     check(site)
     out = arguments.out or arguments.site / disk.SHEET
-    contact_sheet(site, out, columns=arguments.columns, seed=arguments.seed)
-    lines = table(site)
+    try:
+        contact_sheet(site, out, columns=arguments.columns, seed=arguments.seed)
+        unwritten = None
+    except OSError as error:  # a site that may only be read: what it holds is said all the same
+        unwritten = f"the sheet {out} cannot be written ({error.strerror}): give another place with --out"
+    lines, figures = table(site), percentiles(site.quality)
     if arguments.json:
-        print(json.dumps({"manifest": site.manifest, "table": lines, "contact_sheet": str(out)}, indent=2))
-        return 0
-    manifest = site.manifest
+        sheet = None if unwritten else str(out)
+        found = {"manifest": site.manifest, "table": lines, "quality": figures, "contact_sheet": sheet}
+        print(json.dumps(found, indent=2, allow_nan=False))
+    else:
+        _print_report(site, lines, figures, "" if unwritten else f"contact sheet: {out}")
+    if unwritten:
+        raise ValueError(unwritten)
+    return 0
+
+
+def _print_report(
+    site: "Site", lines: list[dict[str, str | int]], figures: dict[str, list[float]], sheet: str
+) -> None:
+    from .check import quality_line
+
+    _print_site(site)
+    print(f"{'label':15}{'subjects':>10}{'sequences':>11}{'scans':>8}")
+    for line in lines:
+        print(f"{line['expression']:15}{line['subjects']:10}{line['sequences']:11}{line['samples']:8}")
+    if measures := site.manifest["measures"]:
+        print("measures, scans coded: " + ", ".join(f"{name} {number}" for name, number in measures.items()))
+    if figures:
+        print(f"quality (5, 50 and 95 % of the scans): {quality_line(figures)}")
+    if sheet:
+        print(sheet)
+
+
+def _print_site(site: "Site") -> None:
+    manifest, views = site.manifest, site.views
     print(f"{manifest['dataset']}: {manifest['why']}")
+    motion = {"frames": "", "difference": ", differences to the onset", "dynamic": ", dynamic images"}
     print(
-        f"{len(site.views.yaws)} views of {site.views.size} px ({', '.join(site.views.modalities)}), "
+        f"{len(views.yaws)} views of {views.size} px ({', '.join(views.modalities)}{motion[views.motion]}"
+        f"{f', motion times {views.magnify:g}' if views.magnify != 1 else ''}), "
         f"{manifest['bytes'] / 1e6:.1f} MB, {manifest['counts']['rejected']} files rejected, checksums right"
     )
-    print(f"{'expression':14}{'subjects':>10}{'sequences':>11}{'scans':>8}")
-    for line in lines:
-        print(f"{line['expression']:14}{line['subjects']:10}{line['sequences']:11}{line['samples']:8}")
-    print(f"contact sheet: {out}")
-    return 0
 
 
 def _sayer(*, quiet: bool, json: bool) -> Callable[[str], None]:
     """Where sentences go: nowhere, beside the JSON, or to standard output."""
     if quiet:
         return lambda line: None
-    return lambda line: print(line, file=sys.stderr if json else sys.stdout, flush=True)
+    return lambda line: _say(line, sys.stderr if json else sys.stdout)
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def _say(line: str, stream: TextIO) -> None:
+    """Print a line; nobody there to read it (`| head`) is no reason to end a long run."""
     try:
-        return tuple(float(word) for word in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers such as -30,0,30") from None
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(","))
+        print(line, file=stream, flush=True)
+    except BrokenPipeError:
+        silence(stream)

@@ -1,27 +1,27 @@
-"""A picture to look at before training: random samples of a prepared site, a row for each expression."""
+"""A picture to look at before training: random samples of a prepared site, a row for each label that occurs."""
 
 from pathlib import Path
 
 import numpy as np
 
-from ..labels import EXPRESSIONS
+from ..labels import VOCABULARY
 from .disk import write_atomic
 from .store import Site
 
 VIEW = 96  # pixels of a view on the sheet, at least
-MARGIN, CAPTION, TITLE, LABEL = 8, 16, 46, 96  # pixels
+MARGIN, CAPTION, TITLE, LABEL = 8, 16, 46, 120  # pixels
 PAPER, INK, FAINT = (250, 250, 248), (30, 30, 30), (120, 120, 120)
 
 
 def contact_sheet(site: Site, path: Path, *, columns: int = 4, seed: int = 0) -> None:
-    """Write the sheet to `path` as PNG: rows = expressions, columns = `columns` samples drawn with `seed`.
+    """Write the sheet to `path` as PNG: rows = labels and the unlabelled, columns = `columns` samples drawn with `seed`.
 
     A sample shows its views in the order of the yaws: texture where there is one, else depth, else normals.
     Captions carry pseudonyms only; the faces are the patients' own, so the sheet is as private as the site.
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    labels = [label for label in (*EXPRESSIONS, "") if (site.labels == label).any()]
+    labels = [label for label in (*VOCABULARY, "") if (site.labels == label).any()]
     rng = np.random.default_rng(seed)
     columns = min(columns, max(int((site.labels == label).sum()) for label in labels))
     scale = -(-VIEW // site.views.size)
@@ -89,7 +89,8 @@ def _title(site: Site) -> str:
 
 def _subtitle(site: Site) -> str:
     yaws = ", ".join(f"{yaw:g}" for yaw in site.views.yaws)
+    motion = "" if site.views.motion == "frames" else f"motion as {site.views.motion}, "
     return (
-        f"views at {yaws} degrees, {site.views.size} px, {' + '.join(site.views.modalities)}, "
+        f"views at {yaws} degrees, {site.views.size} px, {' + '.join(site.views.modalities)}, {motion}"
         f"radius {site.views.radius:g} mm, {site.manifest['renderer']}. Shows faces: keep it with the site."
     )

@@ -20,9 +20,11 @@ try:
 except ImportError:  # Windows has no flock: two runs at once on one site are then not noticed
     fcntl = None  # type: ignore[assignment]
 
-SCHEMA = 1  # of everything this package writes
+SCHEMA = 2  # of everything this package writes
 KIND = "smile prepared site"
 MANIFEST, INDEX, REJECTED, SHEET = "manifest.json", "index.csv", "rejected.csv", "contact_sheet.png"
+COLUMNS = ("row", "shard", "offset", "subject", "label", "sequence", "frame", "time")  # of INDEX
+PRIVATE_COLUMNS = ("subject_name", "source")  # with --keep-names only
 SHARDS = "shards"
 MARKER = ".smile-site"  # says that a folder is ours, finished or not; also carries the lock
 TEMPORARY = ".tmp"
@@ -30,11 +32,13 @@ TEMPORARY = ".tmp"
 
 @dataclass(frozen=True)
 class Record:
-    """What the `.json` beside a shard says; positions count the scans of the chunk, no file is named."""
+    """What the `.json` beside a shard says; positions count the samples of the chunk, no file is named."""
 
-    rows: tuple[int, ...]  # positions of the scans in the `.npy`, in its order
+    rows: tuple[int, ...]  # positions of the samples in the `.npy`, in its order
+    quality: tuple[dict[str, float], ...]  # of each row, see `geometry.Aligned`
+    notes: tuple[tuple[str, ...], ...]  # of each row, likewise
     rejected: dict[int, str]  # position -> why it was set aside
-    renderer: str
+    renderer: str  # two, with `and` between them, where another run mended a part of it
     bytes: int  # of the `.npy`
     sha256: str  # of the `.npy`
 
@@ -66,7 +70,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
-    text = json.dumps(value, indent=indent) + "\n"
+    text = json.dumps(value, indent=indent, allow_nan=False) + "\n"
     write_atomic(path, lambda file: file.write(text.encode()))
 
 
@@ -83,12 +87,21 @@ def write_shard(
     positions: tuple[int, ...],
     rejected: dict[int, str],
     renderer: str,
+    quality: tuple[dict[str, float], ...] = (),
+    notes: tuple[tuple[str, ...], ...] = (),
 ) -> Record:
-    """`views` (n, V, C, H, W) uint8 -> SHARDS/key.npy, then its record: without it a shard is absent."""
+    """`views` (n, V, C, H, W) uint8 -> SHARDS/key.npy, then its record: without it a shard is absent.
+
+    quality, notes: of each of the n; none where they are not given.
+    """
+    quality, notes = quality or ({},) * len(positions), notes or ((),) * len(positions)
+    assert len(views) == len(positions) == len(quality) == len(notes), (len(views), len(positions))
     buffer = io.BytesIO()
     np.save(buffer, views, allow_pickle=False)
     data = buffer.getbuffer()
-    record = Record(positions, rejected, renderer, data.nbytes, hashlib.sha256(data).hexdigest())
+    record = Record(
+        positions, quality, notes, rejected, renderer, data.nbytes, hashlib.sha256(data).hexdigest()
+    )
     folder = site / SHARDS
     (folder / f"{key}.json").unlink(missing_ok=True)
     write_atomic(folder / f"{key}.npy", lambda file: file.write(data))
@@ -107,9 +120,12 @@ def read_record(site: Path, key: str) -> Record:
         found = json.loads((folder / f"{key}.json").read_bytes())
         if found.pop("schema") != SCHEMA:
             raise ValueError("another version of smile wrote it")
-        found["rows"] = tuple(found["rows"])
+        found["rows"], found["quality"] = tuple(found["rows"]), tuple(found["quality"])
+        found["notes"] = tuple(map(tuple, found["notes"]))
         found["rejected"] = {int(position): reason for position, reason in found["rejected"].items()}
         record = Record(**found)
+        if not len(record.rows) == len(record.quality) == len(record.notes):
+            raise ValueError("its figures do not fit its samples")
         if (folder / f"{key}.npy").stat().st_size != record.bytes:
             raise ValueError(f"its .npy has not the {record.bytes} bytes that were written")
         if sha256(folder / f"{key}.npy") != record.sha256:
@@ -158,6 +174,8 @@ def remove_stale(site: Path, *, keep: set[str]) -> int:
     """Remove shards that are not in `keep` and temporary files of a killed run; returns how many shards."""
     removed = 0
     for path in sorted((site / SHARDS).iterdir()):
+        if not path.is_file():
+            continue
         if path.suffix == TEMPORARY or (path.suffix in (".npy", ".json") and path.stem not in keep):
             path.unlink(missing_ok=True)
             removed += path.suffix == ".npy"

@@ -5,31 +5,39 @@ import functools
 import hashlib
 import json
 import os
+import re
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..config import ViewConfig
-from ..scans.scan import Frame, Listing
+from ..scans.scan import Frame, Listing, Problem, Sequence
+from . import sampling
 from .work import Settings
 
-CHUNK = 16  # scans in a shard, at most
-MATERIALS = (".mtl", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-ALGORITHM = 1  # raise it when a change to reading, aligning, rendering or encoding changes the pictures
+CHUNK = 16  # samples in a shard, at most
+READS = 64  # files behind a shard, about: what a killed run has to do again
+MATERIALS = (".mtl", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".bin")
+NAME_MATERIALS = (".obj", ".gltf")  # meshes whose materials are files of their own
+NAME_IMAGES = (*NAME_MATERIALS, ".wrl", ".ply")  # meshes that may name an image
+SHARED = ""  # in `_beside`, where the stem of a mesh is never empty
+ALGORITHM = 2  # raise it when a change to reading, aligning, rendering or encoding changes the pictures
 
 
 @dataclass(frozen=True)
 class Item:
-    """One scan to prepare."""
+    """One sample to prepare."""
 
     sequence: int  # its place in `Plan.listing.sequences`
     time: float  # 0 (first frame of the sequence) to 1 (last); 0 for a static scan
-    frame: Frame
+    frame: Frame  # the one that it stands for
+    frames: tuple[Frame, ...]  # what it is made of, see sampling.samples
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """The scans of one shard."""
+    """The samples of one shard."""
 
     key: str  # name of the shard
     items: tuple[Item, ...]
@@ -39,35 +47,22 @@ class Chunk:
 class Plan:
     """Everything a run has to do."""
 
-    listing: Listing  # sequences sorted by subject and name
+    listing: Listing  # sequences sorted by subject and name, long ones cut into windows
     chunks: tuple[Chunk, ...]
 
     @property
-    def scans(self) -> int:
+    def samples(self) -> int:
         return sum(len(chunk.items) for chunk in self.chunks)
-
-
-def select(length: int, frames: int) -> list[int]:
-    """Positions of the `frames` frames that stand for a sequence of `length`; all of them if it has no more.
-
-    Posed 4D sets (BU-4DFE) go neutral, onset, apex, offset, neutral: the label fits the middle half only, so
-    the frames are the centres of `frames` equal parts of it. A half with fewer frames than that grows.
-    """
-    if length <= frames:
-        return list(range(length))
-    window = max(frames, (length + 1) // 2)
-    start = (length - window) // 2
-    return [start + (2 * k + 1) * window // (2 * frames) for k in range(frames)]
 
 
 def plain_views(views: ViewConfig) -> dict[str, Any]:
     """The view settings as plain values, spelled one way (95 and 95.0 mm are the same setting)."""
-    values = dataclasses.asdict(views)
     return {
-        **values,
+        **dataclasses.asdict(views),
         "yaws": [float(yaw) for yaw in views.yaws],
         "modalities": list(views.modalities),
         "radius": float(views.radius),
+        "magnify": float(views.magnify),
     }
 
 
@@ -77,51 +72,114 @@ def views_hash(views: ViewConfig) -> str:
 
 
 def make_plan(listing: Listing, settings: Settings) -> Plan:
-    """Choose the frames of every sequence and cut them into chunks."""
-    _beside.cache_clear()  # folders may have changed since an earlier run in this process
-    sequences = tuple(sorted(listing.sequences, key=lambda sequence: (sequence.subject, sequence.name)))
+    """Choose the frames of every sequence and cut the samples into chunks.
+
+    Chunks follow the paths of the files, so what is only said about them (label, subject, measures) moves no cut.
+    """
+    for known in (_beside, _state):  # files may have changed since an earlier run in this process
+        known.cache_clear()
+    whole = sorted(listing.sequences, key=lambda sequence: (sequence.subject, sequence.name))
+    parts = [(one, part) for one in whole if one.frames for part in sampling.windows(one, settings.window)]
+    sequences = [part for _, part in parts]
+    problems = list(listing.problems)
+    taken: dict[int, set[tuple[Path, ...]]] = defaultdict(set)  # by sequence, before it was cut into windows
     groups: list[list[Item]] = []
-    for number, sequence in enumerate(sequences):
-        for order, position in enumerate(select(len(sequence.frames), settings.frames)):
-            if not groups or len(groups[-1]) == CHUNK or (order == 0 and _starts_chunk(sequence.name)):
+    places = [_place(sequence, settings.raw) for sequence in sequences]
+    for number in sorted(range(len(sequences)), key=places.__getitem__):
+        items = _items(number, sequences[number], settings)
+        if not items:
+            problems.append(_too_short(sequences[number], settings))
+        before = taken[id(parts[number][0])]  # windows overlap: what one of them has is not done again
+        items = [item for item in items if tuple(frame.path for frame in item.frames) not in before]
+        before |= {tuple(frame.path for frame in item.frames) for item in items}
+        for order, item in enumerate(items):
+            if not groups or _full(groups[-1]) or (order == 0 and _starts_chunk(places[number])):
                 groups.append([])
-            time = position / max(1, len(sequence.frames) - 1)
-            groups[-1].append(Item(number, time, sequence.frames[position]))
+            groups[-1].append(item)
     chunks = tuple(Chunk(_key(group, settings), tuple(group)) for group in groups)
-    return Plan(dataclasses.replace(listing, sequences=sequences), chunks)
+    found = dataclasses.replace(listing, sequences=tuple(sequences), problems=tuple(problems))
+    return Plan(found, chunks)
 
 
-def _starts_chunk(name: str) -> bool:
-    """One sequence in 16, by its name: an added scan moves the cuts near it and not all that follow."""
-    return hashlib.sha256(os.fsencode(name)).digest()[0] % 16 == 0
+def _items(number: int, sequence: Sequence, settings: Settings) -> list[Item]:
+    last, every = max(1, len(sequence.frames) - 1), sequence.frames
+    samples = sampling.samples(sequence, settings.views, frames=settings.frames, sampling=settings.sampling)
+    return [
+        Item(number, position / last, every[position], tuple(every[part] for part in parts))
+        for position, parts in samples
+    ]
+
+
+def _too_short(sequence: Sequence, settings: Settings) -> Problem:
+    asked = settings.views
+    words = f"--magnify {asked.magnify:g}" if asked.motion == "frames" else f"--motion {asked.motion}"
+    if len(sequence.frames) > 1:
+        return Problem(
+            sequence.frames[0].path,
+            f"{words} needs two or more frames and the coding of onset, apex and offset leaves one of "
+            f"{len(sequence.frames)}: correct the coding or choose --sampling middle",
+        )
+    return Problem(
+        sequence.frames[0].path,
+        f"{words} needs two or more frames of a sequence and there is one: prepare single scans with "
+        "--motion frames --magnify 1",
+    )
+
+
+def _place(sequence: Sequence, raw: Path) -> str:
+    return os.path.relpath(sequence.frames[0].path, raw)
+
+
+def _full(group: list[Item]) -> bool:
+    return len(group) >= CHUNK or sum(len(item.frames) for item in group) >= READS
+
+
+def _starts_chunk(place: str) -> bool:
+    """One sequence in 16, by its first file: an added scan moves the cuts near it and not all that follow."""
+    return hashlib.sha256(os.fsencode(place)).digest()[0] % 16 == 0
 
 
 def _key(items: list[Item], settings: Settings) -> str:
     """View settings, algorithm and the state of every file; not the renderer, which must not matter."""
-    files = [_state(path, settings.raw) for item in items for path in _files(item.frame)]
+    files = [
+        [[_state(path, settings.raw) for path in files_of(frame)] for frame in item.frames] for item in items
+    ]
     return _digest({"views": views_hash(settings.views), "files": files})[:32]
 
 
-def _files(frame: Frame) -> list[Path]:
+def files_of(frame: Frame) -> list[Path]:
     """Every file whose change should have the scan prepared again."""
-    files = [path for path in (frame.path, frame.texture, frame.landmarks) if path is not None]
-    if frame.path.suffix.lower() == ".obj":  # names its materials and images inside: take what may be meant
-        beside, meshes = _beside(frame.path.parent)
-        files += [path for path in beside if meshes == 1 or path.name.startswith(frame.path.stem)]
-    return files
+    named = (frame.path, *frame.parts, frame.texture, frame.landmarks, frame.camera)
+    files = [path for path in named if path is not None]
+    kinds = NAME_IMAGES if frame.texture is None else NAME_MATERIALS
+    for mesh in (frame.path, *frame.parts):
+        if mesh.suffix.lower() in kinds:  # what it names is inside: take what may be meant
+            beside = _beside(mesh.parent)
+            files += [*beside.get(_stem(mesh), ()), *beside.get(SHARED, ())]
+    return list(dict.fromkeys(files))
 
 
 @functools.lru_cache(maxsize=64)
-def _beside(folder: Path) -> tuple[list[Path], int]:
-    """(material and image files, number of OBJ meshes) in a folder."""
+def _beside(folder: Path) -> dict[str, list[Path]]:
+    """Stem of a mesh -> the material and image files of a folder that go by its name; SHARED -> those of no one mesh."""
     try:
         paths = sorted(folder.iterdir())
     except OSError:  # gone since it was listed: the reader will say so
-        return [], 0
-    meshes = sum(path.suffix.lower() == ".obj" for path in paths)
-    return [path for path in paths if path.suffix.lower() in MATERIALS], meshes
+        return {}
+    stems = {_stem(path) for path in paths if path.suffix.lower() in NAME_IMAGES}
+    found: dict[str, list[Path]] = defaultdict(list)
+    for name in (path.name for path in paths if path.suffix.lower() in MATERIALS):
+        begins = (name[:end] for end in range(len(name), 0, -1) if not name[end : end + 1].isalnum())
+        found[next((begin for begin in begins if begin in stems), SHARED)].append(folder / name)
+    return dict(found)
 
 
+def _stem(mesh: Path) -> str:
+    """What the names of a mesh's own images begin with: F0001_AN01WH_F3D.wrl names F0001_AN01WH_F2D.bmp."""
+    return re.sub("_(F3D|RAW)$", "", mesh.stem) if mesh.suffix.lower() == ".wrl" else mesh.stem
+
+
+@functools.lru_cache(maxsize=4096)  # files that many meshes share
 def _state(path: Path, raw: Path) -> tuple[str, int, int]:
     name = os.fsencode(os.path.relpath(path, raw)).hex()  # hex: a name need not be valid UTF-8
     try:

@@ -1,7 +1,7 @@
-"""Worker processes for the chunks of a run.
+"""Worker processes for the samples of a run.
 
 An executor of the standard library loses the whole run when one native library crashes; here the parent knows
-which scan each worker has in hand, sets that scan aside and goes on with a new worker.
+which sample each worker has in hand, sets that one aside and goes on with a new worker.
 """
 
 import contextlib
@@ -10,82 +10,85 @@ import os
 import signal
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from .work import Result, Settings, Task, run_task
+from ..scans.scan import Frame
+from .work import Sample, Seen, Settings, attempt
 
-Event = tuple[int, Result | None]  # (number of a task, its result); None: one more of its scans is begun
+Task = tuple[Frame, ...]  # what one sample is made of
+SHORT = 4  # files of a task that is sent ahead
+Event = tuple[int, Sample | str]  # number of a task, and its sample or why there is none
 
 
 @dataclass
 class _Worker:
     process: Any
     pipe: Connection
-    task: int | None = None
-    position: int = 0  # of the scan in hand
+    tasks: deque[int] = field(default_factory=deque)  # sent and not answered, the one in hand first
     alive: bool = False  # has said so
 
 
 def run_tasks(tasks: Sequence[Task], settings: Settings, *, jobs: int) -> Generator[Event, None, None]:
-    """Yield the events of all tasks in the order they happen; `jobs` 0 works in this process.
+    """Yield what becomes of each task, in the order in which they end; `jobs` 0 works in this process.
 
     Close the generator (`contextlib.closing`) to stop the workers early.
     """
     if jobs == 0:
-        yield from _run_here(tasks, settings)
+        seen: Seen = {}
+        for number, task in enumerate(tasks):
+            yield number, attempt(task, settings, seen)
         return
     workers: list[_Worker] = []
     try:
-        yield from _run_workers(deque(enumerate(tasks)), settings, workers, min(jobs, len(tasks)))
+        yield from _run_workers(tasks, settings, workers, min(jobs, len(tasks)))
     finally:
         for worker in workers:
             _stop(worker)
 
 
-def _run_here(tasks: Sequence[Task], settings: Settings) -> Iterator[Event]:
-    for number, task in enumerate(tasks):
-        yield number, run_task(task, settings, at=lambda position: None)
-
-
 def _run_workers(
-    queue: deque[tuple[int, Task]], settings: Settings, workers: list[_Worker], jobs: int
+    tasks: Sequence[Task], settings: Settings, workers: list[_Worker], jobs: int
 ) -> Iterator[Event]:
-    tasks = dict(queue)
-    while queue or any(worker.task is not None for worker in workers):
-        while len(workers) < min(jobs, len(tasks)):
+    queue = deque(range(len(tasks)))
+    while queue or any(worker.tasks for worker in workers):
+        while queue and len(workers) < jobs:
             workers.append(_start(settings))
-        for worker in workers:
-            if worker.task is None and queue:
-                worker.task, task = queue.popleft()
-                worker.position = 0
-                with contextlib.suppress(OSError):  # it has died: found below, when its pipe is read
-                    worker.pipe.send(task)
-        busy = {worker.pipe: worker for worker in workers if worker.task is not None}
+        _hand_out(queue, tasks, workers)
+        busy = {worker.pipe: worker for worker in workers if worker.tasks}
         for pipe in wait(list(busy)):
             worker = busy[pipe]  # type: ignore[index]
-            assert worker.task is not None
             try:
                 message = worker.pipe.recv()
             except (EOFError, OSError):
                 workers.remove(worker)
-                number = worker.task
-                tasks[number] = _without_the_fatal_scan(tasks[number], worker)
-                queue.append((number, tasks[number]))
+                reason = _how_it_ended(worker)
+                yield worker.tasks.popleft(), reason
+                queue.extendleft(reversed(worker.tasks))
                 continue
             worker.alive = True
-            if isinstance(message, Result):
-                number, worker.task = worker.task, None
-                yield number, message
-                del tasks[number]
-            elif isinstance(message, int):
-                worker.position = message
-                yield worker.task, None
+            if isinstance(message, Sample | str):
+                yield worker.tasks.popleft(), message
 
 
-def _without_the_fatal_scan(task: Task, worker: _Worker) -> Task:
+def _hand_out(queue: deque[int], tasks: Sequence[Task], workers: list[_Worker]) -> None:
+    """One task for each worker, and a second to go on with while this process writes.
+
+    No second one near the end, where another worker would be free for it sooner, nor a long one: a pipe holds little, and both
+    ends would wait for the other to read.
+    """
+    for depth in (1, 2):
+        for worker in workers:
+            spare = depth == 1 or (len(queue) > len(workers) and len(tasks[queue[0]]) <= SHORT)
+            if queue and len(worker.tasks) < depth and spare:
+                worker.tasks.append(queue.popleft())
+                with contextlib.suppress(OSError):  # it has died: found when its pipe is read
+                    worker.pipe.send(tasks[worker.tasks[-1]])
+
+
+def _how_it_ended(worker: _Worker) -> str:
     worker.process.join(5)  # its pipe is closed, so it is about to be gone
     _stop(worker)
     code = worker.process.exitcode
@@ -94,8 +97,7 @@ def _without_the_fatal_scan(task: Task, worker: _Worker) -> Task:
             f"the worker processes cannot start (exit code {code}): try --jobs 0, which has none"
         )
     how = f"signal {-code}, {signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
-    reason = f"the process working on it ended ({how}): a broken file, or no memory: try a smaller --jobs"
-    return replace(task, fatal={**task.fatal, worker.position: reason})
+    return f"the process working on it ended ({how}): a broken file, or no memory: try a smaller --jobs"
 
 
 def _start(settings: Settings) -> _Worker:
@@ -119,12 +121,13 @@ def _stop(worker: _Worker) -> None:
 
 
 def serve(pipe: Connection, settings: Settings) -> None:
-    """A worker process: tasks in, positions and results out, until the parent closes the pipe or dies."""
+    """A worker process: tasks in, samples and reasons out, until the parent closes the pipe or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    seen: Seen = {}
     with contextlib.suppress(EOFError, OSError):
-        pipe.send("ready")
+        pipe.send(None)  # alive
         while True:
-            pipe.send(run_task(pipe.recv(), settings, at=pipe.send))
+            pipe.send(attempt(pipe.recv(), settings, seen))
 
 
 @contextlib.contextmanager

@@ -1,28 +1,35 @@
 """A folder of raw scans -> a prepared site: list, choose frames, render on all cores, write the tables.
 
-Work is kept in shards of up to 16 scans that are named after their input, so a second run does only what is
-new, changed, failed or unfinished. `manifest.json` is removed first and written last: it says "whole".
+Work is kept in shards of up to 16 samples that are named after their input, so a second run does only what is
+new, changed, failed or unfinished. Labels, measures and limits are in the tables alone: a change to them renders nothing.
+`manifest.json` is removed first and written last: it says "whole".
 """
 
 import contextlib
+import dataclasses
 import errno
 import os
 import sys
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..config import ViewConfig
 from ..scans.folders import count
+from ..scans.scan import Frame, Options
 from . import disk, tables
 from .disk import Record
+from .limits import check_limits, read_limits
 from .plan import Chunk, Plan, make_plan
 from .pool import run_tasks
-from .work import Result, Settings, Task
+from .sampling import SAMPLINGS
+from .work import Sample, Settings, shape
 
 Say = Callable[[str], None]
-Todo = list[tuple[Chunk, Task]]
+Todo = list[tuple[Chunk, tuple[int, ...]]]  # chunks, and the positions in them that are to be done
+Outcomes = dict[int, Sample | str]  # position -> sample, or why there is none
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -33,37 +40,42 @@ def prepare(
     *,
     views: ViewConfig,
     dataset: str = "auto",
+    options: Options | None = None,
     jobs: int | None = None,
     renderer: str = "auto",
     frames: int = 4,
+    sampling: str = "middle",
+    window: int | None = None,
+    limits: Mapping[str, float] | None = None,
     keep_names: bool = False,
     progress: bool = True,
     say: Say = lambda line: None,
 ) -> dict[str, Any]:
     """Prepare `site` from the scans in `raw`; returns the manifest.
 
-    jobs: worker processes, one a core when None, 0 to work in this process. frames: of a sequence, see
-    `plan.select`. keep_names: real subjects and files in index.csv, the raw folder in the manifest. progress: a
-    bar on standard error when that is a terminal. say: is told what was recognised and what is done.
+    options: what the folder itself does not say. jobs: worker processes, one a core when None, 0 to work in this
+    process. frames, sampling, window: of a sequence, see `sampling.choose` and `sampling.windows`. limits: by name,
+    see `limits.read_limits`; its defaults when None. keep_names: real subjects and files in index.csv, the raw
+    folder in the manifest. progress: a bar on standard error when that is a terminal. say: is told what was
+    recognised and what is done.
     Raises ValueError with one sentence for the user; what is done by then stays, the next run goes on from it.
     """
     from ..scans import find
     from ..views import choose_renderer
 
     raw, site = Path(raw).resolve(), Path(site).resolve()
-    _check_numbers(jobs, frames)
+    check_numbers(views, jobs=jobs, frames=frames, sampling=sampling, window=window)
+    allowed = read_limits(()) if limits is None else check_limits(limits)
     _check_folders(raw, site)
-    listing = find(raw, dataset=dataset)
+    listing = find(raw, dataset=dataset, options=options)
     say(f"recognised {listing.dataset}: {listing.why}")
     chosen, reason = choose_renderer(renderer)
     say(f"renderer {chosen}: {reason.removeprefix(f'{chosen}: ')}")
-    settings = Settings(views, chosen, raw, frames, keep_names)
+    labels = options.labels if options is not None else None
+    settings = Settings(views, chosen, raw, frames, sampling, window, allowed, keep_names, labels)
     plan = make_plan(listing, settings)
-    if not plan.scans:
-        raise ValueError(
-            f"{raw} holds no {listing.dataset} scan that can be used, {count(len(listing.problems), 'file')} "
-            "set aside: name the data set with --dataset if this is the wrong one"
-        )
+    if not plan.samples:
+        raise ValueError(nothing_to_do(plan, raw))
     try:
         with disk.locked(site):
             _unfinish(site)
@@ -74,8 +86,8 @@ def prepare(
                 records,
                 site,
                 settings,
-                jobs=_cores() if jobs is None else jobs,
-                bar={"total": plan.scans, "disable": None if progress else True},
+                jobs=cores() if jobs is None else jobs,
+                bar={"total": plan.samples, "disable": None if progress else True},
             )
             return _finish(plan, records, site, settings, say=say)
     except OSError as error:
@@ -87,11 +99,32 @@ def prepare(
         ) from error
 
 
-def _check_numbers(jobs: int | None, frames: int) -> None:
+def check_numbers(
+    views: ViewConfig, *, jobs: int | None, frames: int, sampling: str, window: int | None
+) -> None:
+    """Raises ValueError for settings that make no sense, alone or together."""
     if frames < 1:
         raise ValueError(f"frames = {frames}: give 1 or more frames a sequence")
+    if views.motion == "dynamic" and frames < 2:
+        raise ValueError(
+            f"--motion dynamic --frames {frames}: a dynamic image needs 2 or more frames a sequence"
+        )
+    if sampling not in SAMPLINGS:
+        raise ValueError(f"sampling {sampling!r} is unknown: choose from {', '.join(SAMPLINGS)}")
+    if window is not None and window < 2:
+        raise ValueError(f"--window {window}: give 2 or more frames")
     if jobs is not None and jobs < 0:
         raise ValueError(f"jobs = {jobs}: give 1 or more worker processes, or 0 to work without")
+
+
+def nothing_to_do(plan: Plan, raw: Path) -> str:
+    """The sentence for a folder of which nothing can be prepared."""
+    problems = plan.listing.problems
+    first = f", the first is {problems[0].path} ({problems[0].reason})" if problems else ""
+    return (
+        f"{raw} holds no {plan.listing.dataset} scan that can be used, {count(len(problems), 'file')} set aside{first}"
+        + ("" if plan.listing.sequences else ": name the data set with --dataset if this is the wrong one")
+    )
 
 
 def _check_folders(raw: Path, site: Path) -> None:
@@ -104,15 +137,18 @@ def _check_folders(raw: Path, site: Path) -> None:
         )
     if site in raw.parents:
         raise ValueError(f"the raw folder {raw} lies in the site {site}: give the site a folder of its own")
-    if site.exists() and not site.is_dir():
-        raise ValueError(f"{site} is a file: give a new or empty folder for the site")
+    there = next(path for path in (site, *site.parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"{there} is a file: give a new or empty folder for the site")
     if site.is_dir() and any(site.iterdir()) and not disk.is_site(site):
         raise ValueError(f"{site} holds other files and is no prepared site: give a new or empty folder")
 
 
 def _unfinish(site: Path) -> None:
     """From here on the folder is not whole; the old sheet may show people who are no longer in it."""
-    for name in (disk.MANIFEST, disk.SHEET):
+    tables_and_sheet = (disk.MANIFEST, disk.SHEET, disk.INDEX, disk.REJECTED)
+    killed = (name + disk.TEMPORARY for name in tables_and_sheet)  # what a killed run has left
+    for name in (disk.MANIFEST, disk.SHEET, *killed):
         (site / name).unlink(missing_ok=True)
     disk.sync_folder(site)
 
@@ -126,18 +162,19 @@ def _what_is_left(plan: Plan, site: Path, *, renderer: str | None) -> tuple[dict
             record = disk.read_record(site, chunk.key)
             if renderer in (None, record.renderer):
                 records[chunk.key] = record
-        retry = tuple(records[chunk.key].rejected) if chunk.key in records else ()
-        if chunk.key not in records or retry:  # what failed may be mended: a missing package, a network drive
-            todo.append((chunk, Task(tuple(item.frame for item in chunk.items), retry)))
+        if chunk.key not in records:
+            todo.append((chunk, tuple(range(len(chunk.items)))))
+        elif records[chunk.key].rejected:  # may be mended: a missing package, a network drive
+            todo.append((chunk, tuple(records[chunk.key].rejected)))
     return records, todo
 
 
 def _announce(plan: Plan, todo: Todo, say: Say) -> None:
-    found = sum(len(sequence.frames) for sequence in plan.listing.sequences)
-    done = plan.scans - sum(task.scans for _, task in todo)
+    found = len({frame.path for sequence in plan.listing.sequences for frame in sequence.frames})
+    done = plan.samples - sum(len(positions) for _, positions in todo)
     say(
-        f"{count(plan.scans, 'scan')} to prepare"
-        + (f", chosen from {found} frames" if found > plan.scans else "")
+        f"{count(plan.samples, 'scan')} to prepare"
+        + (f", chosen from {found} frames" if found > plan.samples else "")
         + (f"; {done} of them done already" if done else "")
     )
 
@@ -145,49 +182,73 @@ def _announce(plan: Plan, todo: Todo, say: Say) -> None:
 def _work(
     todo: Todo, records: dict[str, Record], site: Path, settings: Settings, *, jobs: int, bar: dict[str, Any]
 ) -> dict[str, Record]:
-    """Do the tasks and write each shard as soon as it is done; returns the new records."""
+    """Do what is left and write each shard as soon as all of it is there; returns the new records."""
     from tqdm import tqdm
 
+    places = [(number, position) for number, (_, positions) in enumerate(todo) for position in positions]
+    tasks = [frames_of(todo[number][0], position) for number, position in places]
     new: dict[str, Record] = {}
-    begun: Counter[int] = Counter()  # scans of each task
-    done = bar["total"] - sum(task.scans for _, task in todo)
+    begun: dict[int, Outcomes] = {}  # a few chunks at a time: tasks are done in their order
     with (
-        tqdm(initial=done, unit="scan", file=sys.stderr, **bar) as shown,
-        contextlib.closing(run_tasks([task for _, task in todo], settings, jobs=jobs)) as events,
+        tqdm(initial=bar["total"] - len(tasks), unit="scan", file=sys.stderr, **bar) as shown,
+        contextlib.closing(run_tasks(tasks, settings, jobs=jobs)) as events,
     ):
-        for number, result in events:
-            chunk, task = todo[number]
-            if result is not None:
-                new[chunk.key] = _keep(result, site, chunk.key, settings.renderer, old=records.get(chunk.key))
-                shown.update(task.scans - begun[number])
-            elif begun[number] < task.scans:
-                begun[number] += 1
-                shown.update(1)
+        for task, outcome in events:
+            number, position = places[task]
+            chunk, positions = todo[number]
+            begun.setdefault(number, {})[position] = outcome
+            if len(begun[number]) == len(positions):
+                new[chunk.key] = _keep(
+                    begun.pop(number), site, chunk.key, settings, old=records.get(chunk.key)
+                )
+            shown.update(1)
     return new
 
 
-def _keep(result: Result, site: Path, key: str, renderer: str, *, old: Record | None) -> Record:
-    if result.views is not None:
-        return disk.write_shard(
-            site, key, result.views, positions=result.positions, rejected=result.rejected, renderer=renderer
-        )
-    assert old is not None, "only a chunk with a shard is tried again"
-    record = Record(old.rows, result.rejected, old.renderer, old.bytes, old.sha256)
-    if record != old:
-        disk.write_record(site, key, record)
-    return record
+def frames_of(chunk: Chunk, position: int) -> tuple[Frame, ...]:
+    """What a worker needs for a sample: all but the measures, which stay in the tables."""
+    return tuple(dataclasses.replace(frame, measures={}) for frame in chunk.items[position].frames)
+
+
+def _keep(outcomes: Outcomes, site: Path, key: str, settings: Settings, *, old: Record | None) -> Record:
+    """Write a shard of what was done now and of what an earlier run left of it."""
+    done = {place: outcome for place, outcome in outcomes.items() if isinstance(outcome, Sample)}
+    rejected = {place: outcome for place, outcome in outcomes.items() if isinstance(outcome, str)}
+    if old is not None and not done:
+        record = dataclasses.replace(old, rejected=rejected)
+        if record != old:
+            disk.write_record(site, key, record)
+        return record
+    renderers = {settings.renderer} if done else set()
+    if old is not None and old.rows:
+        views = np.load(site / disk.SHARDS / f"{key}.npy", allow_pickle=False)
+        for place, *parts in zip(old.rows, views, old.quality, old.notes, strict=True):
+            done[place] = Sample(*parts)
+        renderers |= set(old.renderer.split(" and "))
+    places = tuple(sorted(done))
+    empty = np.empty((0, *shape(settings.views)), np.uint8)
+    return disk.write_shard(
+        site,
+        key,
+        np.stack([done[place].views for place in places]) if places else empty,
+        positions=places,
+        quality=tuple(done[place].quality for place in places),
+        notes=tuple(done[place].notes for place in places),
+        rejected=rejected,
+        renderer=" and ".join(sorted(renderers)) or settings.renderer,
+    )
 
 
 def _finish(
     plan: Plan, records: dict[str, Record], site: Path, settings: Settings, *, say: Say
 ) -> dict[str, Any]:
     """Write the tables, remove what is stale, then say that the site is whole."""
-    rejected = tables.rejected_rows(plan, records, raw=settings.raw)
+    rows, beyond = tables.index_rows(plan, records, settings=settings)
+    rejected = tables.rejected_rows(plan, records, beyond, raw=settings.raw)
     tables.write_rejected(site, rejected)
-    rows = tables.index_rows(plan, records, raw=settings.raw)
     if not rows:
         raise ValueError(
-            f"all {plan.scans} scans were set aside, the first is {rejected[0][0]} ({rejected[0][1]}); "
+            f"all {plan.samples} scans were set aside, the first is {rejected[0][0]} ({rejected[0][1]}); "
             f"see {site / disk.REJECTED} and correct the scans or the options"
         )
     tables.write_index(site, rows, keep_names=settings.keep_names)
@@ -206,5 +267,5 @@ def _finish(
     return manifest
 
 
-def _cores() -> int:
+def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -5,6 +5,7 @@ n samples, V views, C channels, H W image rows and columns.
 
 import csv
 import itertools
+import math
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -15,6 +16,12 @@ import numpy as np
 from ..config import CHANNELS, ViewConfig
 from . import disk
 
+HEADER = 128  # bytes before the samples in an .npy of such a shape
+COUNTS = ("samples", "subjects", "sequences", "unlabelled", "rejected")
+KEYS = {  # of manifest.json, those that are read
+    **{"dataset": str, "why": str, "counts": dict, "labels": dict, "measures": dict, "quality": list},
+    **{"views": dict, "index_sha256": str, "renderer": str, "bytes": int},
+}
 OPEN_SHARDS = 64  # memory maps kept open: each holds a file descriptor, a large site has thousands of shards
 
 
@@ -22,7 +29,9 @@ class Site:
     """A prepared site, opened for reading; nothing of the views is read before `gather`.
 
     manifest: the counts and settings; views: the view settings; subjects, labels ("" = unlabelled): (n,) str;
-    sequences, frames (the file's own number): (n,) int; times: (n,) float, 0 to 1 within the sequence.
+    sequences, frames (the file's own number): (n,) int; times: (n,) float, 0 to 1 within the sequence; measures (AU12, pain,
+    see `labels`) and quality (see `geometry.Aligned`): name -> (n,) float64, NaN = not coded or not known; notes: (n,) str,
+    what was mended on the way. A view that is all 0 is missing: a picture pair has two views and no geometry.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -33,13 +42,25 @@ class Site:
         table = _index(self.path, self.manifest)
         self.subjects = np.array(table["subject"], dtype=str)
         self.labels = np.array(table["label"], dtype=str)
-        self.sequences = np.array(table["sequence"], dtype=np.int64)
-        self.frames = np.array(table["frame"], dtype=np.int64)
-        self.times = np.array(table["time"], dtype=np.float64)
-        self.offsets = np.array(table["offset"], dtype=np.int64)
+        self.notes = np.array(table["notes"], dtype=str)
+        try:
+            self.sequences, self.frames, self.offsets = (
+                np.array([int(word) for word in table[name]], dtype=np.int64)
+                for name in ("sequence", "frame", "offset")
+            )
+            self.times = np.array([_number(word) for word in table["time"]])
+            self.measures = {name: _figures(table[name]) for name in self.manifest["measures"]}
+            self.quality = {name: _figures(table[name]) for name in self.manifest["quality"]}
+        except (ValueError, OverflowError) as error:
+            raise ValueError(
+                f"{self.path / disk.INDEX} cannot be read ({error}): run `smile prepare` again"
+            ) from None
         keys, self._shard = np.unique(np.array(table["shard"], dtype=str), return_inverse=True)
         self._keys: list[str] = keys.tolist()
-        self._samples = np.bincount(self._shard)  # of each shard
+        self._samples = np.zeros(
+            len(keys), np.int64
+        )  # of each shard, at least: the last ones may be beyond a limit
+        np.maximum.at(self._samples, self._shard, self.offsets + 1)
         self._maps: OrderedDict[int, np.ndarray] = OrderedDict()
         self._check_sizes()
 
@@ -132,8 +153,8 @@ class Site:
         except OSError:
             sizes = {}
         for key, samples in zip(self._keys, self._samples, strict=True):
-            header = sizes.get(f"{key}.npy", -1) - int(samples) * int(np.prod(self._shape))
-            if not 64 <= header <= 256:  # of an .npy with such a shape: 128
+            there, header = divmod(sizes.get(f"{key}.npy", 0) - HEADER, int(np.prod(self._shape)))
+            if there < samples or header:
                 state = "missing" if f"{key}.npy" not in sizes else "of the wrong size"
                 raise ValueError(
                     f"{self.path / disk.SHARDS / key}.npy is {state}: run `smile prepare` again, it mends it"
@@ -153,13 +174,22 @@ def _manifest(path: Path) -> dict[str, Any]:
             f"{path} was prepared by another version of smile (schema {manifest.get('schema')}, this "
             f"one reads {disk.SCHEMA}): run `smile prepare` again"
         )
+    wrong = [name for name, kind in KEYS.items() if type(manifest.get(name)) is not kind]
+    if not wrong:
+        counts = {**manifest["counts"], **manifest["labels"], **manifest["measures"]}
+        wrong = [name for name in (*COUNTS, *counts) if type(counts.get(name)) is not int]
+        wrong += [name for name in manifest["quality"] if type(name) is not str]
+    if wrong:
+        raise ValueError(
+            f"{path / disk.MANIFEST} does not say what it should of {wrong[0]!r}: run `smile prepare` again"
+        )
     return manifest
 
 
 def _views(path: Path, manifest: dict[str, Any]) -> ViewConfig:
     try:
-        views = manifest["views"]
-        return ViewConfig(tuple(views["yaws"]), views["size"], tuple(views["modalities"]), views["radius"])
+        views = {**manifest["views"]}
+        return ViewConfig(tuple(views.pop("yaws")), modalities=tuple(views.pop("modalities")), **views)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path / disk.MANIFEST} has no view settings that can be read ({error}): "
@@ -167,16 +197,35 @@ def _views(path: Path, manifest: dict[str, Any]) -> ViewConfig:
         ) from None
 
 
+def _figures(column: list[str]) -> np.ndarray:
+    return np.array([_number(word) if word else np.nan for word in column], dtype=np.float64)
+
+
+def _number(word: str) -> float:
+    value = float(word)
+    if not math.isfinite(value):
+        raise ValueError(f"{word!r} is no number")
+    return value
+
+
 def _index(path: Path, manifest: dict[str, Any]) -> dict[str, list[str]]:
     """Columns of index.csv, which must be the very file that the manifest speaks of."""
     try:
         whole = disk.sha256(path / disk.INDEX) == manifest.get("index_sha256")
         with open(path / disk.INDEX, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError:
+            rows = list(csv.reader(file, strict=True))
+    except (OSError, csv.Error, UnicodeDecodeError):
         whole, rows = False, []
-    if not whole or not rows:
+    if not whole or len(rows) < 2:
         raise ValueError(
             f"{path / disk.INDEX} is not the table that {disk.MANIFEST} speaks of: run `smile prepare` again"
         )
-    return {name: [row[name] for row in rows] for name in rows[0]}
+    names, lines = rows[0], rows[1:]
+    wanted = {*disk.COLUMNS, *manifest["measures"], *manifest["quality"], "notes"}
+    odd = sorted((set(names) - set(disk.PRIVATE_COLUMNS)) ^ wanted)
+    if odd or any(len(line) != len(names) for line in lines):
+        what = f"no place for {odd[0]!r}" if odd else "lines of different lengths"
+        raise ValueError(
+            f"{path / disk.INDEX} and {disk.MANIFEST} do not fit, there is {what}: run `smile prepare` again"
+        )
+    return dict(zip(names, map(list, zip(*lines, strict=True)), strict=True))

@@ -1,26 +1,31 @@
-"""The tables of a prepared site: index.csv, rejected.csv and manifest.json, from plan and shard records."""
+"""The tables of a prepared site: index.csv, rejected.csv and manifest.json, from plan and shard records.
+
+index.csv has a line for each sample: COLUMNS, a column for each measure that is coded anywhere (empty = not coded), one for
+each figure of quality (empty = not known), and notes.
+"""
 
 import csv
 import importlib.metadata
 import io
+import math
 import os
 import platform
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..labels import EXPRESSIONS
+from ..labels import VOCABULARY
+from ..scans.scan import Frame, Sequence
 from . import disk
-from .disk import Record
+from .disk import COLUMNS, PRIVATE_COLUMNS, Record
+from .limits import broken
 from .plan import ALGORITHM, Plan, plain_views, views_hash
+from .text import plain, shown
 from .work import Settings, explain
-
-COLUMNS = ("row", "shard", "offset", "subject", "label", "sequence", "frame", "time")
-PRIVATE_COLUMNS = ("subject_name", "source")  # with --keep-names only
 
 
 @dataclass(frozen=True)
@@ -34,18 +39,30 @@ class Row:
     sequence: int
     frame: int
     time: float
+    measures: Mapping[str, float]
+    quality: Mapping[str, float]
+    notes: str
     subject_name: str
     source: str  # relative to the raw folder
 
 
-def index_rows(plan: Plan, records: dict[str, Record], *, raw: Path) -> list[Row]:
-    """One row for each prepared scan, in the order of the plan."""
+def index_rows(
+    plan: Plan, records: dict[str, Record], *, settings: Settings
+) -> tuple[list[Row], list[tuple[str, str]]]:
+    """One row for each sample within the limits, in the order of sequences; (file, reason) of those beyond."""
     pseudonyms = pseudonymise({sequence.subject for sequence in plan.listing.sequences})
-    rows = []
+    rows, beyond = [], []
     for chunk in plan.chunks:
-        for offset, position in enumerate(records[chunk.key].rows):
+        record = records[chunk.key]
+        for offset, (position, quality, notes) in enumerate(
+            zip(record.rows, record.quality, record.notes, strict=True)
+        ):
             item = chunk.items[position]
             sequence = plan.listing.sequences[item.sequence]
+            source = shown(item.frame.path, settings.raw)
+            if reason := broken(quality, settings.limits):
+                beyond.append((source, reason))
+                continue
             rows.append(
                 Row(
                     shard=chunk.key,
@@ -55,11 +72,23 @@ def index_rows(plan: Plan, records: dict[str, Record], *, raw: Path) -> list[Row
                     sequence=item.sequence,
                     frame=item.frame.number,
                     time=item.time,
+                    measures=measures_of(sequence, item.frame),
+                    quality=quality,
+                    notes="; ".join(notes),
                     subject_name=sequence.subject,
-                    source=_relative(item.frame.path, raw),
+                    source=source,
                 )
             )
-    return rows
+    return sorted(rows, key=lambda row: row.sequence), beyond
+
+
+def measures_of(sequence: Sequence, frame: Frame) -> dict[str, float]:
+    """What is coded for a frame: its own figures before those of the whole sequence."""
+    coded = [
+        {name: value for name, value in part.measures.items() if not math.isnan(value)}
+        for part in (sequence, frame)
+    ]
+    return coded[0] | coded[1]
 
 
 def pseudonymise(subjects: set[str]) -> dict[str, str]:
@@ -68,32 +97,48 @@ def pseudonymise(subjects: set[str]) -> dict[str, str]:
     return {name: f"subject-{number:0{width}d}" for number, name in enumerate(sorted(subjects), start=1)}
 
 
-def rejected_rows(plan: Plan, records: dict[str, Record], *, raw: Path) -> list[tuple[str, str]]:
+def rejected_rows(
+    plan: Plan, records: dict[str, Record], beyond: list[tuple[str, str]], *, raw: Path
+) -> list[tuple[str, str]]:
     """(file relative to the raw folder, reason) of everything set aside, sorted by file."""
-    rows = [
-        (_relative(problem.path, raw), explain(ValueError(problem.reason), raw))
-        for problem in plan.listing.problems
-    ]
+    found = [(problem.path, explain(ValueError(problem.reason), raw)) for problem in plan.listing.problems]
     for chunk in plan.chunks:
         for position, reason in records[chunk.key].rejected.items():
-            rows.append((_relative(chunk.items[position].frame.path, raw), reason))
-    return sorted({(file, reason.removeprefix(f"{file}: ")) for file, reason in rows})
+            found.append((chunk.items[position].frame.path, reason))
+    rows = [(shown(path, raw), without_file(reason, path, raw)) for path, reason in found]
+    return sorted({*beyond, *rows})
 
 
-def _relative(path: Path, raw: Path) -> str:
-    return Path(os.path.relpath(path, raw)).as_posix()
+def without_file(reason: str, path: Path, raw: Path) -> str:
+    """A reason of `work.explain` without the name of the file that it may begin with."""
+    return reason.removeprefix(f"{explain(ValueError(path), raw)}: ")
 
 
 def write_index(site: Path, rows: list[Row], *, keep_names: bool) -> None:
-    columns = COLUMNS + (PRIVATE_COLUMNS if keep_names else ())
-    _write_csv(
-        site / disk.INDEX,
-        columns,
-        (
-            [number, *(f"{row.time:.6g}" if name == "time" else getattr(row, name) for name in columns[1:])]
-            for number, row in enumerate(rows)
-        ),
+    measures, figures = coded(row.measures for row in rows), coded(row.quality for row in rows)
+    private = PRIVATE_COLUMNS if keep_names else ()
+    lines = (
+        [
+            number,
+            *(getattr(row, name) for name in COLUMNS[1:-1]),
+            f"{row.time:.6g}",
+            *(_cell(row.measures.get(name)) for name in measures),
+            *(_cell(row.quality.get(name)) for name in figures),
+            row.notes,
+            *(getattr(row, name) for name in private),
+        ]
+        for number, row in enumerate(rows)
     )
+    _write_csv(site / disk.INDEX, (*COLUMNS, *measures, *figures, "notes", *private), lines)
+
+
+def coded(figures: Iterable[Mapping[str, float]]) -> dict[str, int]:
+    """Name -> in how many it is given, sorted by name."""
+    return dict(sorted(Counter(name for part in figures for name in part).items()))
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.7g}"
 
 
 def write_rejected(site: Path, rows: list[tuple[str, str]]) -> None:
@@ -104,7 +149,7 @@ def _write_csv(path: Path, columns: tuple[str, ...], rows: Iterable[Iterable[Any
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerows([plain(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
     # backslashreplace: a file name may hold bytes that are not UTF-8
     disk.write_atomic(path, lambda file: file.write(text.getvalue().encode("utf-8", "backslashreplace")))
 
@@ -114,12 +159,15 @@ def make_manifest(
 ) -> dict[str, Any]:
     """What the site holds, in counts: no subject, file or folder by name unless `keep_names`."""
     labels = Counter(row.label for row in rows if row.label)
-    renderers = sorted({record.renderer for record in records.values() if record.rows})
+    # two where an earlier run with another one was continued
+    renderers = {
+        name for record in records.values() if record.rows for name in record.renderer.split(" and ")
+    }
     manifest: dict[str, Any] = {
         "kind": disk.KIND,
         "schema": disk.SCHEMA,
         "dataset": plan.listing.dataset,
-        "why": plan.listing.why if settings.keep_names else without_names(plan, settings.raw),
+        "why": plan.listing.why if settings.keep_names else without_names(plan, settings),
         "counts": {
             "samples": len(rows),
             "subjects": len({row.subject for row in rows}),
@@ -127,12 +175,17 @@ def make_manifest(
             "unlabelled": sum(not row.label for row in rows),
             "rejected": rejected,
         },
-        "labels": {name: labels[name] for name in EXPRESSIONS if labels[name]},
+        "labels": {name: labels[name] for name in VOCABULARY if labels[name]},
+        "measures": coded(row.measures for row in rows),
+        "quality": list(coded(row.quality for row in rows)),
+        "limits": dict(settings.limits),
         "views": plain_views(settings.views),
         "frames_per_sequence": settings.frames,
+        "sampling": settings.sampling,
+        "window": settings.window,
         "settings_sha256": views_hash(settings.views),
         "index_sha256": disk.sha256(site / disk.INDEX),
-        "renderer": " and ".join(renderers),  # two where an earlier run with another one was continued
+        "renderer": " and ".join(sorted(renderers)),
         "algorithm": ALGORITHM,
         "software": _versions(),
         "bytes": sum(record.bytes for record in records.values()),
@@ -143,9 +196,13 @@ def make_manifest(
     return manifest
 
 
-def without_names(plan: Plan, raw: Path) -> str:
-    """Why the data set was recognised, with every subject, folder and file of the raw data replaced by `...`."""
+def without_names(plan: Plan, settings: Settings) -> str:
+    """Why the data set was recognised, with every subject, folder and file of the user replaced by `...`."""
+    raw = settings.raw
     text = plan.listing.why.replace(str(raw), "...")
+    if settings.labels is not None:
+        text = text.replace(Path(settings.labels).name, "a table")
+    text = re.sub(r"\(pattern .*\)", "by a pattern", text, flags=re.DOTALL)  # which may hold brackets itself
     private = {raw.name}
     for sequence in plan.listing.sequences:
         private |= {sequence.subject, *re.split(r"[/\\]", sequence.name)}
@@ -161,7 +218,7 @@ def without_names(plan: Plan, raw: Path) -> str:
 
 def _versions() -> dict[str, str]:
     found = {"smile": __version__, "python": platform.python_version()}
-    for name in ("numpy", "trimesh", "embreex", "pyrender", "pillow"):
+    for name in ("numpy", "trimesh", "pyrender", "pillow"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

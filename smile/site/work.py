@@ -1,10 +1,12 @@
-"""From raw frames to views, one chunk at a time; runs in the workers and touches nothing of the site.
+"""From raw frames to the views of one sample; runs in the workers and touches nothing of the site.
 
 V views, C channels, H W image rows and columns.
 """
 
+import math
 import os
-from collections.abc import Callable
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +14,10 @@ import numpy as np
 
 from ..config import ViewConfig
 from ..scans.scan import Frame
+from .limits import worst
+from .text import plain
+
+DIGITS = 4  # decimals of the figures of quality that are kept
 
 
 @dataclass(frozen=True)
@@ -21,78 +27,90 @@ class Settings:
     views: ViewConfig
     renderer: str  # chosen already: never "auto"
     raw: Path  # left out of every reason
-    frames: int = 4  # of a sequence, see plan.select
+    frames: int = 4  # of a sequence, see sampling.choose
+    sampling: str = "middle"
+    window: int | None = None  # frames of a window of a long sequence, see sampling.windows
+    limits: Mapping[str, float] = field(default_factory=dict)  # see limits.broken
     keep_names: bool = False  # real subjects and files in the tables
-
-
-@dataclass(frozen=True)
-class Task:
-    """One chunk to work on."""
-
-    frames: tuple[Frame, ...]
-    retry: tuple[int, ...] = ()  # positions an earlier run set aside; if there are any, the others are done
-    fatal: dict[int, str] = field(default_factory=dict)  # positions that ended a worker process, and how
-
-    @property
-    def scans(self) -> int:
-        """How many are to be worked on."""
-        return len(self.retry or self.frames)
+    labels: Path | None = None  # the user's table, whose name is private as well
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
-    """What became of a chunk."""
+class Sample:
+    """What becomes of a scan, or of the frames that make one picture of motion."""
 
-    views: np.ndarray | None  # (n, V, C, H, W) uint8; None: all that was tried again failed again
-    positions: tuple[int, ...]  # of the n scans in the chunk
-    rejected: dict[int, str]  # position -> reason
-
-
-def run_task(task: Task, settings: Settings, *, at: Callable[[int], None]) -> Result:
-    """Prepare the scans of a chunk; `at(position)` is called before each. A scan that fails is set aside."""
-    done: dict[int, np.ndarray] = {}
-    rejected = dict(task.fatal)
-    rest = [position for position in range(len(task.frames)) if position not in task.retry]
-    for position in (*task.retry, *rest):
-        if task.retry and not done and position in rest:
-            break
-        if position in rejected:
-            continue
-        at(position)
-        try:
-            done[position] = sample(task.frames[position], settings)
-        except (
-            Exception
-        ) as error:  # one bad scan must never end the run; its reason names what was not foreseen
-            rejected[position] = explain(error, settings.raw)
-    if task.retry and not done:
-        return Result(None, (), rejected)
-    positions = tuple(sorted(done))
-    views = np.empty(_shape(settings, len(done)), np.uint8)
-    for row, position in enumerate(positions):
-        views[row] = done[position]
-    return Result(views, positions, rejected)
+    views: np.ndarray  # (V, C, H, W) uint8
+    quality: dict[str, float]
+    notes: tuple[str, ...]
 
 
-def sample(frame: Frame, settings: Settings) -> np.ndarray:
-    """Read, align, render and encode one scan -> (V, C, H, W) uint8. Raises ValueError or OSError."""
+Seen = dict[Path, Sample]  # the frames of the sample before: the next one often needs some of them again
+
+
+def attempt(frames: tuple[Frame, ...], settings: Settings, seen: Seen) -> Sample | str:
+    """The sample that `frames` make, or one line that says why there is none. `seen` is changed to hold its frames.
+
+    One bad scan must never end the run, so whatever it raises becomes the reason, which names what was not foreseen.
+    """
+    before = dict(seen)
+    seen.clear()
+    frame = frames[0]
+    try:
+        for frame in frames:
+            if frame.path not in seen:
+                seen[frame.path] = before.get(frame.path) or picture(frame, settings)
+        return _combine([seen[frame.path] for frame in frames], settings)
+    except Exception as error:
+        reason, name = explain(error, settings.raw), explain(ValueError(frame.path), settings.raw)
+        return reason if len(frames) == 1 or reason.startswith(name) else f"{name}: {reason}"
+
+
+def picture(frame: Frame, settings: Settings) -> Sample:
+    """Read, align, render and encode one scan, or cut one picture pair. Raises ValueError or OSError."""
     from .. import geometry, scans, views
 
     config = settings.views
-    scan = scans.read(frame, need_texture="texture" in config.modalities)
-    aligned = geometry.align(scan, radius=config.radius).scan
-    pictures = views.encode(views.render(aligned, config, renderer=settings.renderer), config)
+    if frame.kind == "pair":
+        from ..views.pairs import pair_views
+
+        return Sample(_checked(frame, pair_views(frame.path, config), config), {}, ())
+    with warnings.catch_warnings(record=True) as remarks:  # of the readers, about what they mended
+        warnings.simplefilter("always", UserWarning)
+        scan = scans.read(frame, need_texture="texture" in config.modalities)
+        aligned = geometry.align(scan, radius=config.radius)
+        pictures = views.encode(views.render(aligned.scan, config, renderer=settings.renderer), config)
+    figures = {name: round(float(value), DIGITS) for name, value in aligned.quality.items()}
+    quality = {name: value for name, value in figures.items() if math.isfinite(value)}
+    said = (explain(ValueError(remark.message), settings.raw) for remark in remarks)
+    return Sample(_checked(frame, pictures, config), quality, tuple(dict.fromkeys((*said, *aligned.notes))))
+
+
+def _checked(frame: Frame, pictures: np.ndarray, config: ViewConfig) -> np.ndarray:
+    """The pictures, if there is something in every view; in one of the views of a picture pair is enough."""
     assert pictures.dtype == np.uint8, pictures.dtype
-    assert (1, *pictures.shape) == _shape(settings, 1), pictures.shape
-    for yaw, picture in zip(config.yaws, pictures, strict=True):
-        if not picture.any():
-            raise ValueError(f"{frame.path}: the view at {yaw:g} degrees is empty: is it a scan of a face?")
+    assert pictures.shape == shape(config), pictures.shape
+    empty = [yaw for yaw, view in zip(config.yaws, pictures, strict=True) if not view.any()]
+    if empty and (frame.kind != "pair" or len(empty) == len(pictures)):
+        raise ValueError(f"{frame.path}: the view at {empty[0]:g} degrees is empty: is it a scan of a face?")
     return pictures
 
 
-def _shape(settings: Settings, scans: int) -> tuple[int, ...]:
-    config = settings.views
-    return (scans, len(config.yaws), config.channels, config.size, config.size)
+def _combine(parts: list[Sample], settings: Settings) -> Sample:
+    if not settings.views.needs_sequence:
+        (only,) = parts
+        return only
+    from .. import motion
+
+    views = motion.of_frames(np.stack([part.views for part in parts]), settings.views)
+    if not views.any():
+        raise ValueError(f"its {len(parts)} frames have no pixel in common: scan again")
+    notes = dict.fromkeys(note for part in parts for note in part.notes)
+    return Sample(views, worst(part.quality for part in parts), tuple(notes))
+
+
+def shape(config: ViewConfig) -> tuple[int, int, int, int]:
+    """(V, C, H, W) of a sample."""
+    return (len(config.yaws), config.channels, config.size, config.size)
 
 
 def explain(error: Exception, raw: Path) -> str:
@@ -104,4 +122,4 @@ def explain(error: Exception, raw: Path) -> str:
     else:
         text = f"unexpected {type(error).__name__}: {error}"
     text = text.replace(f"{raw}{os.sep}", "").replace(str(raw), "the raw folder")
-    return " ".join(text.split()) or type(error).__name__
+    return plain(" ".join(text.split())) or type(error).__name__

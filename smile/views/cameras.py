@@ -6,7 +6,7 @@ View frame of view v: millimetres, the camera looks along -z, +x to the right an
 frame lies at R_y(yaw) (p - PIVOT) + PIVOT in it, a right-handed turn about the vertical axis. A positive yaw therefore turns
 the nose towards +x, to the right of the picture, and brings the subject's right cheek (-x) to the front.
 
-Legend: V views, H W image rows and columns.
+Legend: H W image rows and columns.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from ..config import ViewConfig
 
 PIVOT = np.array([0.0, 0.0, -50.0])  # mm, about the centre of the head: a turned head stays in the picture
-EYE = 600.0  # mm, the plane the rays start from; beyond every vertex of a crop of the largest radius, 300 mm
+EYE = 600.0  # mm, the plane of the camera; beyond every vertex of a crop of the largest radius, 300 mm
 
 
 def rotation(yaw: float) -> np.ndarray:
@@ -37,12 +37,3 @@ def pixel_centres(config: ViewConfig) -> tuple[np.ndarray, np.ndarray]:
     """x (W,) from left to right and y (H,) from top to bottom, mm in the view frame."""
     offsets = (np.arange(config.size) + 0.5) * 2 * config.radius / config.size
     return offsets - config.radius, config.radius - offsets
-
-
-def rays(config: ViewConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Origins and directions (V, H, W, 3) in the project frame, so that the mesh stays where it is for all views."""
-    x, y = pixel_centres(config)
-    plane = np.stack([*np.meshgrid(x, y), np.full((config.size, config.size), EYE)], axis=-1)
-    origins = np.stack([from_view(plane, yaw) for yaw in config.yaws])
-    forward = np.stack([rotation(yaw).T @ [0.0, 0.0, -1.0] for yaw in config.yaws])
-    return origins, np.broadcast_to(forward[:, None, None, :], origins.shape)

@@ -8,6 +8,7 @@ neighbouring faces: `_renderer` asks for one sample. And `np.infty`, which numpy
 nothing here calls.
 """
 
+import contextlib
 import os
 import warnings
 from functools import cache
@@ -27,7 +28,7 @@ def visible_faces(vertices: np.ndarray, faces: np.ndarray, config: ViewConfig) -
     Both sides of a face are seen. The mesh is uploaded once and the camera moves. Raises ValueError beyond 16.7 million faces.
     """
     if len(faces) > MOST_FACES:
-        raise ValueError(f"{len(faces)} faces, but pyrender is used for at most {MOST_FACES}: choose embree")
+        raise ValueError(f"{len(faces)} faces, but pyrender is used for at most {MOST_FACES}: choose numpy")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pyrender predates today's numpy; its warnings help no user
         renderer = _renderer(os.getpid())
@@ -81,6 +82,10 @@ def _renderer(process: int) -> Any:
     """
     if _first_process() != process:  # a driver's threads do not survive a fork: the child would hang
         raise RuntimeError("OpenGL was started before this process was forked: start workers by spawn")
+    # Mesa's software OpenGL and triton, which torch loads, each bring an LLVM of their own; when triton comes second, the
+    # process dies (segmentation fault, Mesa 22.3 and triton 3). When it comes first, both work.
+    with contextlib.suppress(ImportError, OSError):
+        import triton._C.libtriton  # noqa: F401
     os.environ.setdefault("PYOPENGL_PLATFORM", "egl")
     import pyrender
     from pyrender import renderer as internals

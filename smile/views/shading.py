@@ -8,7 +8,7 @@ Legend: V views, H W image rows and columns, n pixels that see something, v vert
 import numpy as np
 
 from ..config import ViewConfig
-from ..face_fit import unit
+from ..face_points import unit
 from ..geometry import vertex_normals
 from ..scans.scan import Scan, Texture
 from .cameras import pixel_centres, rotation, to_view
@@ -28,18 +28,22 @@ def shade(
     for view, yaw in enumerate(config.yaws):
         rows, columns = np.nonzero(seen[view] >= 0)
         face = seen[view, rows, columns]
-        corners = scan.faces[face].T
-        triangles = to_view(scan.vertices, yaw).astype(np.float32)[corners]
+        corners = scan.faces.take(face, axis=0).T  # `take` takes a quarter of the time of [...]
+        triangles = to_view(scan.vertices, yaw).astype(np.float32).take(corners, axis=0)
         weights, front = _barycentric(triangles, x[columns], y[rows])
         depth[view, rows, columns] = (weights * triangles[..., 2]).sum(0)
-        blended = np.einsum(
-            "cn,cnk->nk", weights, (at_vertices @ rotation(yaw).T).astype(np.float32)[corners]
-        )
+        turned = (at_vertices @ rotation(yaw).T).astype(np.float32)
+        blended = _blend(weights, turned.take(corners, axis=0))
         # The inside of the mask, seen through a hole, faces the camera as well.
         normals[view, rows, columns] = unit(blended * np.where(front, 1, -1).astype(np.float32)[:, None])
         if colour is not None:
             colour[view, rows, columns] = _colours(scan, face, weights)
     return depth, normals, colour
+
+
+def _blend(weights: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """weights (3, n), what the corners have (3, n, k) -> (n, k)."""
+    return np.einsum("cn,cnk->nk", weights, corners)
 
 
 def _barycentric(triangles: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -59,10 +63,11 @@ def _barycentric(triangles: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[n
 def _colours(scan: Scan, face: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(n, 3) uint8 from the texture, or else from the vertices. Raises ValueError when the scan has neither."""
     if scan.texture is not None:
-        return _bilinear(scan.texture, np.einsum("cn,nck->nk", weights, scan.texture.corner_uv[face]))
+        corner_uv = scan.texture.corner_uv.take(face, axis=0)
+        return _bilinear(scan.texture, np.einsum("cn,nck->nk", weights, corner_uv))
     if scan.vertex_colors is not None:
-        corners = scan.vertex_colors[scan.faces[face]].astype(np.float32)
-        return np.rint(np.einsum("cn,nck->nk", weights, corners)).astype(np.uint8)
+        corners = scan.vertex_colors.take(scan.faces.take(face, axis=0).T, axis=0).astype(np.float32)
+        return np.rint(_blend(weights, corners)).astype(np.uint8)
     raise ValueError(
         "the scan has neither a texture nor vertex colours, but texture is among the modalities: "
         "prepare without it (--modalities depth,normals) or export the scan with its texture"
@@ -76,8 +81,12 @@ def _bilinear(texture: Texture, uv: np.ndarray) -> np.ndarray:
     row = np.clip((1 - uv[:, 1]) * height - 0.5, 0, height - 1)
     left, top = column.astype(np.intp), row.astype(np.intp)
     right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    across, down = (column - left)[:, None].astype(np.float32), (row - top)[:, None].astype(np.float32)
-    image = texture.image
-    upper = image[top, left] * (1 - across) + image[top, right] * across
-    lower = image[bottom, left] * (1 - across) + image[bottom, right] * across
-    return np.rint(upper * (1 - down) + lower * down).astype(np.uint8)
+    across, down = (column - left).astype(np.float32), (row - top).astype(np.float32)
+    pixels = texture.image.reshape(-1, 3)
+
+    def at(row: np.ndarray, column: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(pixels.take(row * width + column, axis=0).T)  # (3, n): long rows are fast
+
+    upper = at(top, left) * (1 - across) + at(top, right) * across
+    lower = at(bottom, left) * (1 - across) + at(bottom, right) * across
+    return np.rint(upper * (1 - down) + lower * down).astype(np.uint8).T

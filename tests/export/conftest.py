@@ -14,6 +14,7 @@ from smile.checkpoint import save
 from smile.config import ModelConfig, SmileConfig, ViewConfig
 from smile.model import build_model
 from smile.protocol import get_arrays
+from tests.views.shapes import face
 
 SITES = Path(__file__).parents[2].parent / "shared" / "sites"
 
@@ -40,6 +41,42 @@ def bundle(checkpoint, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def manifest(bundle) -> dict:
     return json.loads((bundle / "manifest.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def all_channels(manifest) -> dict:
+    """`preprocessing` of a bundle whose model sees texture, too."""
+    spec = manifest["preprocessing"]
+    names = [f"{modality} {c}" for modality, count in spec["all_channels"].items() for c in range(count)]
+    return {**spec, "modalities": list(spec["all_channels"]), "channels": names}
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory) -> Path:
+    """One face in several formats: texture.obj and .glb, colour.obj, .ply and .glb (by vertex), cloud.xyz."""
+    import trimesh
+    from PIL import Image
+
+    folder, scan = tmp_path_factory.mktemp("faces"), face()
+    vertices, low, colours = scan.vertices, scan.vertices.min(axis=0), scan.vertex_colors
+    uv = ((vertices - low) / np.ptp(vertices, axis=0))[:, :2]
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    image.save(folder / "texture.png")
+    (folder / "texture.mtl").write_text("newmtl skin\nmap_Kd texture.png\n")
+    lines = [f"v {x} {y} {z}\n" for x, y, z in vertices] + [f"vt {u} {v}\n" for u, v in uv]
+    lines += [f"f {a}/{a} {b}/{b} {c}/{c}\n" for a, b, c in scan.faces + 1]
+    (folder / "texture.obj").write_text("mtllib texture.mtl\nusemtl skin\n" + "".join(lines))
+    points = [" ".join(map(str, row)) + "\n" for row in np.concatenate([vertices, colours], axis=1)]
+    (folder / "cloud.xyz").write_text("".join(points))
+    rows = [" ".join(map(str, row)) + "\n" for row in np.concatenate([vertices, colours / 255], axis=1)]
+    corners = [f"f {a} {b} {c}\n" for a, b, c in scan.faces + 1]
+    (folder / "colour.obj").write_text("".join(f"v {row}" for row in rows) + "".join(corners))
+    coloured = trimesh.Trimesh(vertices, scan.faces, vertex_colors=colours, process=False)
+    skin = trimesh.visual.TextureVisuals(uv=uv, image=image)
+    coloured.export(folder / "colour.ply")
+    coloured.export(folder / "colour.glb")
+    trimesh.Trimesh(vertices, scan.faces, visual=skin, process=False).export(folder / "texture.glb")
+    return folder
 
 
 @pytest.fixture(scope="session")

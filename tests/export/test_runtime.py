@@ -12,6 +12,7 @@ from export.runtime.smile_edge import ExpressionReader, main
 from export.runtime.smile_edge import views as edge_views
 from smile.checkpoint import load
 from smile.config import ModelConfig
+from smile.labels import EXPRESSIONS
 from smile.text import class_embeddings, prompt_embeddings
 
 SITES = Path(__file__).parents[2].parent / "shared" / "sites"
@@ -29,12 +30,13 @@ def test_the_program_says_what_torch_says(checkpoint, golden, tmp_path, run):
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     model, config, _ = load(checkpoint)
-    text = torch.from_numpy(class_embeddings(prompt_embeddings(config.model)))
+    bank = {name: rows for name, rows in prompt_embeddings(config.model).items() if name in EXPRESSIONS}
+    text = torch.from_numpy(class_embeddings(bank))
     with torch.inference_mode():
         fused = torch.nn.functional.normalize(model(torch.from_numpy(golden["views"]).float()).fused, dim=-1)
         each = (model.scale() * fused @ text.T).softmax(-1).numpy()
         mean = (model.scale() * fused.mean(0) @ text.T).softmax(-1).numpy()
-    labels = list(prompt_embeddings(config.model))
+    labels = list(bank)
     for found, expected in zip([answer, *answer["frames"]], [mean, *each], strict=True):
         np.testing.assert_allclose([found["probabilities"][name] for name in labels], expected, atol=1e-4)
         assert found["expression"] == labels[expected.argmax()]
@@ -214,26 +216,75 @@ def test_a_raw_scan_becomes_the_views_that_were_trained_on(bundle, manifest, cap
 
 
 @pytest.mark.parametrize(
-    ("missing", "machine", "install"),
+    ("motion", "magnify", "seen"),
     [
-        (("trimesh",), "x86_64", "trimesh embreex pillow"),
-        (("PIL",), "x86_64", "trimesh embreex pillow"),
-        (("embreex", "pyrender"), "x86_64", "trimesh embreex pillow"),
-        (("embreex", "pyrender"), "aarch64", "trimesh pyrender pillow"),  # embreex has no wheel there
+        ("dynamic", 1.0, "dynamic pictures of a sequence"),
+        ("difference", 2.0, "difference pictures of a sequence"),
+        ("frames", 4.0, "frames with their motion magnified 4 times"),
     ],
 )
-def test_missing_packages_are_named(tmp_path, monkeypatch, missing, machine, install, refusal):
-    for name in missing:
+def test_a_bundle_that_reads_motion_refuses_a_single_scan(bundle, manifest, tmp_path, motion, magnify, seen):
+    assert (manifest["preprocessing"]["motion"], manifest["preprocessing"]["magnify"]) == ("frames", 1.0)
+    spec = {**manifest["preprocessing"], "motion": motion, "magnify": magnify}
+    path = tmp_path / "face.obj"
+    path.write_text("v 0 0 0\n")
+    with pytest.raises(
+        ValueError, match=rf"is a single scan and this bundle reads {seen}: prepare the sequence"
+    ):
+        edge_views.read_views(path, bundle, spec)
+
+
+@needs_sites
+def test_a_shard_of_a_site_of_frames_is_none_of_motion(site, manifest, bundle):
+    spec = {**manifest["preprocessing"], "motion": "dynamic"}
+    with pytest.raises(ValueError, match="motion = frames and this bundle wants dynamic"):
+        edge_views.read_views(next((site / "shards").glob("*.npy")), bundle, spec)
+
+
+def block(monkeypatch: pytest.MonkeyPatch, *packages: str) -> None:
+    """As if they were not installed."""
+    loaded = [name for name in sys.modules if name.split(".")[0] in packages]
+    for name in (*packages, *loaded):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr(edge_views.platform, "machine", lambda: machine)
-    monkeypatch.setattr(edge_views.sys, "platform", "linux")
-    (tmp_path / "face.obj").write_text("v 0 0 0\n")
-    assert f"python3 -m pip install {install}`" in refusal(tmp_path / "face.obj")
 
 
-def test_one_renderer_is_enough(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "embreex", None)
-    monkeypatch.setattr(
-        edge_views.importlib.util, "find_spec", lambda name: None if name == "embreex" else object()
-    )
-    edge_views._require_packages(tmp_path / "face.obj")
+@pytest.mark.parametrize(
+    ("name", "module", "package"),
+    [
+        ("texture.obj", "PIL", "pillow"),
+        ("colour.ply", "trimesh", "trimesh"),
+        ("texture.glb", "trimesh", "trimesh"),
+        ("texture.glb", "PIL", "pillow"),
+        ("cloud.xyz", "scipy", "scipy"),
+    ],
+)
+def test_the_package_that_a_file_needs_is_named(
+    bundle, all_channels, faces, monkeypatch, name, module, package
+):
+    block(monkeypatch, module)
+    with pytest.raises(
+        ValueError, match=rf"{name}: reading this file needs {package} .*pip install {package}`, or give"
+    ):
+        edge_views.read_views(faces / name, bundle, all_channels)
+
+
+@pytest.mark.parametrize(
+    ("name", "idle"),
+    [
+        ("colour.obj", ("PIL", "trimesh", "scipy", "pyrender")),
+        ("texture.obj", ("trimesh", "scipy", "pyrender")),
+        ("colour.glb", ("PIL", "scipy", "pyrender")),
+    ],
+)
+def test_a_file_asks_for_no_package_that_it_does_not_need(
+    bundle, all_channels, faces, monkeypatch, name, idle
+):
+    expected, _ = edge_views.read_views(faces / name, bundle, all_channels)
+    block(monkeypatch, *idle)
+    np.testing.assert_array_equal(edge_views.read_views(faces / name, bundle, all_channels)[0], expected)
+
+
+def test_a_model_that_sees_no_texture_needs_no_pillow(bundle, manifest, faces, monkeypatch):
+    assert "texture" not in manifest["preprocessing"]["modalities"]
+    block(monkeypatch, "PIL", "trimesh")
+    assert edge_views.read_views(faces / "texture.obj", bundle, manifest["preprocessing"])[0].any()

@@ -212,6 +212,8 @@ def test_a_good_answer_holds_the_allow_list_and_nothing_else(
         ({"site": "/data/secret-name"}, {}, 101),
         ({}, {}, 101),
         ({"site": "GOOD"}, {"views.size": 48}, 102),
+        ({"site": "GOOD"}, {"views.motion": "dynamic"}, 102),
+        ({"site": "GOOD"}, {"views.magnify": 4.0}, 102),
         ({"site": "GOOD"}, {"source": "0" * 64}, 103),
         ({"site": "GOOD"}, {"views.size": "large"}, 103),
         ({"site": "GOOD"}, {"model.dim": 64}, 103),

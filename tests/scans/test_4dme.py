@@ -130,6 +130,7 @@ def test_two_tables_are_not_guessed(tmp_path: Path) -> None:
         ("2,S1,2,0,0,0,0,,,", "row 3 is left out: micro_negative = 2 is out of range"),
         ("2,S1,1,0,0,0,0,9,3,", "onset 9, apex 3 are out of order"),
         ("2,S1,yes,0,0,0,0,,,", "'yes'"),
+        ("2,S1,1,0,0,0,0,1.5,,", "onset = '1.5' is no frame number"),
         ("2,S1,1", "it has 3 cells and the first row 10"),
         ("1,S1,1,0,0,0,0,,,", "2 rows of the labels are for this sequence: name each once"),
     ],
@@ -164,3 +165,124 @@ def test_a_pair_has_no_geometry_to_read(tmp_path: Path) -> None:
     assert sequence.frames[0].kind == "pair"
     with pytest.raises(ValueError, match=r"1\.jpg"):
         read(sequence.frames[0])
+
+
+# --- whose row is it ---------------------------------------------------------
+
+
+def mesh_tree(root: Path, *sequences: str, table: str) -> Path:
+    touch(root, *(f"{sequence}/{n:03}.obj" for sequence in sequences for n in (0, 5, 9)))
+    write(root / "labels.csv", table)
+    return root
+
+
+def test_sex_letters_make_different_people(tmp_path: Path) -> None:
+    header = f"sequence,subject,{CLASSES}\n"
+    root = mesh_tree(tmp_path, "F001/12", "M001/12", table=header + "12,m1,1,0,0,0,0\n12,F001,0,1,0,0,0\n")
+    listing = find(root)
+    assert [(s.name, s.subject, s.measures["micro_positive"]) for s in listing.sequences] == [
+        ("F001/12", "F001", 1),
+        ("M001/12", "m1", 0),
+    ]
+    assert listing.problems == ()
+    write(root / "labels.csv", header + "12,M001,1,0,0,0,0\n")
+    listing = find(root)
+    assert [s.subject for s in listing.sequences] == ["M001"]
+    assert reasons(listing) == "its folder says F001 and its row in the labels M001: correct or add the row"
+
+
+@pytest.mark.parametrize(
+    "table", [f"sequence,subject,{CLASSES}\n12,1,1,0,0,0,0\n", f"sequence,{CLASSES}\n12,1,0,0,0,0\n"]
+)
+def test_one_row_is_never_for_two_people(tmp_path: Path, table: str) -> None:
+    root = mesh_tree(tmp_path, "F001/12", "M001/12", table=table)
+    with pytest.raises(
+        ValueError, match=r"row 2 of the labels fits F001/12 and M001/12: give each its own row"
+    ):
+        find(root)
+
+
+def test_spellings_of_one_person_are_one_subject(tmp_path: Path) -> None:
+    rows = "1,S7,1,0,0,0,0\n2,s07,1,0,0,0,0\n"
+    root = mesh_tree(tmp_path, "sub 7/1", "sub 7/2", table=f"sequence,subject,{CLASSES}\n{rows}")
+    assert {s.subject for s in find(root).sequences} == {"S7"}
+
+
+def test_micro_and_macro_clips_of_one_number(tmp_path: Path) -> None:
+    header = f"sequence,subject,{CLASSES}\n"
+    rows = "Micro_1,S01,1,0,0,0,0\nmacro_1,S01,0,1,0,0,0\nmicro_2,S01,1,0,0,0,0\n"
+    root = mesh_tree(tmp_path, "S01/micro_1", "S01/macro_1", "S01/macro_2", table=header + rows)
+    listing = find(root)
+    assert {s.name: dict(s.measures).get("micro_negative") for s in listing.sequences} == {
+        "S01/micro_1": 1,
+        "S01/macro_1": 0,
+    }
+    assert "row 4 of the labels is for sequence 'micro_2', which has no folder" in reasons(listing)
+    assert "nothing says who is in sequence 'macro_2'" in reasons(listing)
+    write(root / "labels.csv", header + "1,S01,1,0,0,0,0\n2,S01,0,1,0,0,0\n")
+    listing = find(root)
+    assert [s.name for s in listing.sequences] == ["S01/macro_2"]
+    assert reasons(listing).count("macro_1 and micro_1 have one number: write the names") == 2
+
+
+@pytest.mark.parametrize("outer", ["images2", "scene1", "cam_3", "01"])
+def test_only_a_name_of_a_person_is_a_person(tmp_path: Path, outer: str) -> None:
+    with pytest.raises(ValueError, match="nothing says who is in sequence '12'"):
+        find(touch(tmp_path / "4DME", f"{outer}/12/000.jpg"))
+
+
+@pytest.mark.parametrize(
+    "outer", ["S01", "sub-1", "subj1", "Subject_1", "P1", "f001", "M001", "id 4", "participant2"]
+)
+def test_names_of_people(tmp_path: Path, outer: str) -> None:
+    (sequence,) = find(touch(tmp_path / "4DME", f"{outer}/12/000.jpg")).sequences
+    assert sequence.subject == outer
+
+
+def test_rows_without_a_folder_are_said(tmp_path: Path) -> None:
+    listing = find(picture_tree(tmp_path, TABLE + "11,S11,1,0,0,0,0,,,\n12,S11,1,0,0,0,0,,,\n"))
+    assert len(listing.sequences) == 3
+    assert [p.path.name for p in listing.problems] == ["labels.csv", "labels.csv"]
+    assert "row 6 of the labels is for sequence '12', which has no folder: restore it" in reasons(listing)
+
+
+# --- marks and action units --------------------------------------------------
+
+
+def test_numbers_as_a_spreadsheet_writes_them(tmp_path: Path) -> None:
+    row = "12,S1,1.0,0,0,0,0,0.0,5.0,9,9,9.0,1.0\n"
+    table = f"sequence,subject,{CLASSES},onset,apex,offset,AU4,AU6,AU12\n{row}"
+    (sequence,) = find(mesh_tree(tmp_path, "S1/12", table=table)).sequences
+    assert (sequence.onset, sequence.apex, sequence.offset) == (0, 5, 9)
+    assert {n: v for n, v in sequence.measures.items() if n.startswith("AU")} == {"AU12": 1}  # 9: not coded
+
+
+def test_marks_outside_the_frames_are_left_out(tmp_path: Path) -> None:
+    table = f"sequence,subject,{CLASSES},onset,apex,offset\n12,S1,1,0,0,0,0,-1,5,90\n"
+    listing = find(mesh_tree(tmp_path, "S1/12", table=table))
+    (sequence,) = listing.sequences
+    assert (sequence.onset, sequence.apex, sequence.offset) == (None, None, None)
+    assert sequence.measures["micro_negative"] == 1
+    assert reasons(listing) == (
+        "onset -1 and offset 90 of the labels lie outside its frames 0 to 9 and are left out: correct the row"
+    )
+
+
+# --- the name rule -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "dataset"),
+    [
+        ("F001/Angry/000.wrl", "bu4dfe"),
+        ("F001/T10/000.obj", "bp4dplus"),
+        ("Ann/1+2/1+2_1.ply", "d3dfacs"),
+        ("7/4_anger/0.jpg", None),
+        ("FaceTalk_170725_00137_TA/sentence01/sentence01.000001.ply", "coma"),
+    ],
+)
+def test_another_data_set_in_a_folder_called_4dme(tmp_path: Path, file: str, dataset: str | None) -> None:
+    root = touch(tmp_path / "4DME", file)
+    if dataset is None:
+        root, dataset = touch(root, "7/4_anger.ply"), "facescape"
+    assert find(root).dataset == dataset

@@ -91,6 +91,7 @@ def test_geometry_texture_and_landmarks(tmp_path: Path) -> None:
         ("a12ra15l", {"AU12R": 1.0, "AU15L": 1.0}),
         ("12X", {}),
         ("123", {}),
+        ("12+15", {"AU12": 1.0, "AU15": 1.0}),
         ("12 15", {}),  # a repeat, a side or a unit: never guessed
         ("R90", {}),
         ("", {}),
@@ -135,3 +136,20 @@ def test_problems(tmp_path: Path) -> None:
     ):
         assert part in reasons(listing)
     assert "groups E 1; 1 other folder left out" in listing.why
+
+
+def test_codes_and_landmarks_are_counted(tmp_path: Path) -> None:
+    codes = ("CAU_12+15", "LFAU_XX", "LFAU_FUNNY", "LFAU_12LW", "E_FEAR")
+    touch(tmp_path, *(f"a/b/bs000/bs000_{code}_0.bnt" for code in codes), "a/b/bs000/bs000_E_FEAR_0.lm3")
+    touch(
+        tmp_path, "a/b/bs000/bs000_E_HAPPY_0.lm3", "a/b/bs000/bs000_E_HAPPY_0.lm2", "a/bs001/bs001_N_N_0.bnt"
+    )
+    listing = find(tmp_path)
+    measures = {s.name: dict(s.measures) for s in listing.sequences if s.measures}
+    assert measures == {
+        "bs000/CAU_12+15_0": {"AU12": 1.0, "AU15": 1.0},
+        "bs000/LFAU_12LW_0": {"AU12": 1.0},
+    }
+    assert "2 scans have codes of action units not understood (FUNNY, XX)" in listing.why
+    assert "1 code like 12LW read as AU12 (no source states the W)" in listing.why
+    assert "landmarks for 1 of 6 frames, 1 landmark file without a frame" in listing.why

@@ -55,8 +55,36 @@ def test_a_tree_that_could_be_either_is_not_guessed(tmp_path: Path) -> None:
 def test_tasks_and_subjects_that_only_the_larger_set_has(tmp_path: Path, only_plus: str) -> None:
     root = touch(bp4d_tree(tmp_path), f"Sequences/{only_plus}")
     assert find(root).dataset == "bp4dplus"
-    with pytest.raises(ValueError, match=r"expected F001/T1/000\.obj \(BP4D, 3D release, T1 to T8\)"):
-        find(root, dataset="bp4d")
+    assert not bp4d.matches(root)
+
+
+@pytest.mark.parametrize(
+    ("beside", "dataset"),
+    [
+        ("AU-Intensity-Codes3.0/AU06/F001_T1_AU06.csv", "bp4d"),
+        ("BP4D-training/F002/T1/000.obj", "bp4d"),
+        ("AUCoding/AU_OCC/F001_T1.csv", "bp4dplus"),
+        ("AUCoding/AU_INT/AU06/F001_T1_AU06.csv", "bp4dplus"),
+        ("Physiology/F001/T1/BP_mmHg.txt", "bp4dplus"),
+        ("Thermal/F001/T1.mv", "bp4dplus"),
+        ("RawData/2D+3D/F002/T1/000.obj", "bp4dplus"),
+    ],
+)
+def test_folders_that_only_one_of_the_two_has(tmp_path: Path, beside: str, dataset: str) -> None:
+    root = touch(bp4d_tree(tmp_path / "data"), beside)
+    assert find(root).dataset == dataset
+    touch(root, "AU-Intensity-Codes3.0/readme.txt", "Thermal/readme.txt")  # both: the person must choose
+    with pytest.raises(ValueError, match="--dataset bp4d or --dataset bp4dplus"):
+        find(root)
+
+
+def test_the_folder_given_may_be_the_evidence(tmp_path: Path) -> None:
+    assert find(touch(tmp_path / "2D+3D", "F001/T1/000.obj")).dataset == "bp4dplus"
+    assert find(touch(tmp_path / "BP4D-training", "F001/T1/000.obj")).dataset == "bp4d"
+
+
+def test_the_raw_tree_below_a_folder_of_the_data_set(tmp_path: Path) -> None:
+    assert one(find(touch(tmp_path, "BP4D+/RawData/2D+3D/F050/T8/0001.obj"))).label == "pain"
 
 
 def test_a_mapping_gives_a_task_its_label(tmp_path: Path) -> None:
@@ -225,6 +253,42 @@ def test_a_broken_table_is_set_aside_and_the_frames_stay(tmp_path: Path, table: 
     assert problem.path == root / "AUCoding/F001_T1.csv"
     assert part in problem.reason
     assert dict(one(listing).frames[1].measures) == {"AU06_intensity": 3}
+
+
+def test_tables_that_reach_no_frame_are_counted(tmp_path: Path) -> None:
+    root = coded_tree(tmp_path)
+    write(root / "AUCoding/F009_T1.csv", OCCURRENCE)
+    write(root / "AU-Intensity-Codes3.0/AU06/F001_T2_AU06.csv", "1,3\n")
+    listing = find(root)
+    assert "4 AU tables; 2 AU tables without frames" in listing.why
+
+
+def test_a_task_of_two_digits_is_the_same_task(tmp_path: Path) -> None:
+    touch(tmp_path, "F001/T01/001.obj", "F002/T1/001.obj")
+    write(tmp_path / "AUCoding/F001_T1.csv", "0,4\n1,1\n")
+    write(tmp_path / "AUCoding/F002_T01.csv", "0,4\n1,0\n")
+    first, second = find(tmp_path, dataset="bp4d").sequences
+    assert [(s.name, s.label, s.frames[0].measures["AU04"]) for s in (first, second)] == [
+        ("F001/T1", "happiness", 1),
+        ("F002/T1", "happiness", 0),
+    ]
+
+
+def test_blanks_in_the_first_row(tmp_path: Path) -> None:
+    root = coded_tree(tmp_path)
+    write(root / "AUCoding/F001_T1.csv", "0, 1, 2, AU6\n1, 0, 1, 9\n")
+    assert dict(one(find(root)).frames[1].measures) == {"AU01": 0, "AU02": 1, "AU06_intensity": 3}
+
+
+def test_a_first_row_of_numbers_is_no_title(tmp_path: Path) -> None:
+    listing = find(coded_tree(tmp_path, intensity="1.0,3\n2,4\n"))
+    assert "row 1 starts with '1.0' and not with a frame number" in reasons(listing)
+
+
+def test_features_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    touch(tmp_path, "F001/T1/001.obj", "3DFeatures/F001_T1.mat", "2DFeatures/F001_T1.mat")
+    touch(tmp_path, "points/F001_T1_0001.bndplus", "points/F001_T1_0002.bndplus")
+    assert "3 files of 3D features not read" in find(tmp_path, dataset="bp4d").why
 
 
 def test_two_tables_for_one_sequence(tmp_path: Path) -> None:

@@ -172,6 +172,32 @@ def test_the_image_of_the_data_set_counts_more_than_a_stale_url(tmp_path: Path) 
         assert texture.image.shape == (size, size, 3)
 
 
+@pytest.mark.parametrize("top", ["", "data/", "data/BU-4DFE/"])
+def test_bu4dfe_parts_lie_side_by_side_and_two_folders_deeper(tmp_path: Path, top: str) -> None:
+    names = ("part1/F001", "F003", "part2/F002")
+    names = names if top != "data/BU-4DFE/" else ("F001", "F002", "more/F003")
+    touch(tmp_path, *(f"{top}{name}/Sad/000.wrl" for name in names))
+    touch(tmp_path, *(f"{top}points/F00{n}/{word}/000.bnd" for n in (1, 2, 3) for word in ("Sad", "Happy")))
+    listing = find(tmp_path)
+    assert (listing.dataset, listing.problems) == ("bu4dfe", ())
+    assert [s.subject for s in listing.sequences] == ["F001", "F002", "F003"]
+    assert all(s.frames[0].landmarks is not None for s in listing.sequences)
+    assert "landmarks for 3 of 3 frames, 3 landmark files without a frame" in listing.why
+
+
+def test_bu4dfe_counts_frames_without_landmarks(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"F001/Sad/00{n}.wrl" for n in range(4)))
+    assert "landmark" not in find(tmp_path).why
+    touch(tmp_path, "F001/Sad/001.bnd", "F001/Sad/002.bnd", "BND/F001/Sad/001.bnd")
+    assert find(tmp_path).why.endswith("landmarks for 2 of 4 frames")
+
+
+def test_a_folder_that_leads_back_to_itself_ends(tmp_path: Path) -> None:
+    touch(tmp_path, "F001/Sad/000.wrl")
+    (tmp_path / "back").symlink_to(tmp_path, target_is_directory=True)
+    assert [s.name for s in find(tmp_path).sequences] == ["F001/Sad"]
+
+
 # --- BU-3DFE -----------------------------------------------------------------
 
 
@@ -288,6 +314,49 @@ def test_bu3dfe_reads_the_texture_its_mesh_names(tmp_path: Path) -> None:
     texture = read(frame).texture
     assert texture is not None
     assert texture.image.shape == (16, 16, 3)
-    write(frame.path, bump_wrl(url="gone.bmp"))  # the 2D picture is no texture unless the mesh says so
-    with pytest.raises(ValueError, match=r"texture image 'gone\.bmp' is missing"):
+    write(frame.path, bump_wrl(url="gone.bmp"))  # the 2D picture serves last
+    texture = read(frame).texture
+    assert texture is not None
+    assert texture.image.shape == (16, 16, 3)
+    image(frame.path.with_name("other.bmp"), height=24, width=24)
+    write(frame.path, bump_wrl(url="other.bmp"))
+    texture = read(frame).texture
+    assert texture is not None
+    assert texture.image.shape == (24, 24, 3)
+    frame.path.with_name("other.bmp").unlink()
+    frame.path.with_name("F0001_AN01WH_F2D.bmp").unlink()
+    with pytest.raises(ValueError, match=r"texture image 'other\.bmp' is missing"):
         read(frame)
+
+
+def test_bu3dfe_counts_landmarks(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"F0001/F0001_AN0{n}WH_F3D.wrl" for n in (1, 2, 3)))
+    assert "landmark" not in find(tmp_path).why
+    touch(tmp_path, "F0001/F0001_AN01WH_F3D.bnd", "F0001/F0001_HA01WH_F3D.bnd")
+    assert "landmarks for 1 of 3 frames, 1 landmark file without a frame" in find(tmp_path).why
+
+
+def test_a_bnd_in_the_coordinates_before_a_transform_goes_with_its_vertices(tmp_path: Path) -> None:
+    head, _, shape = bump_wrl().partition("Shape")
+    moved_by = "Transform { translation 5 -7 40 scale 2 2 2 children [ "
+    mesh = write(tmp_path / "F0001/F0001_AN01WH_F3D.wrl", f"{head}{moved_by}Shape{shape} ] }}")
+    for points, base in ((VERTICES, 1), (VERTICES * 2 + (5, -7, 40), 0)):
+        write(mesh.with_suffix(".bnd"), bnd(points, MARKED, base=base))
+        with pytest.warns(UserWarning, match="Transform"):
+            scan = read(find(tmp_path).sequences[0].frames[0], need_texture=False)
+        corner = VERTICES[MARKED[54]] * 2 + (5, -7, 40)
+        np.testing.assert_allclose(scan.landmarks["left_mouth_corner"], corner, atol=1e-5)
+        assert len(scan.landmarks) == 83
+    write(mesh.with_suffix(".bnd"), bnd(VERTICES + 1, MARKED, base=1))
+    with (
+        pytest.warns(UserWarning, match="Transform"),
+        pytest.raises(ValueError, match="only 0 of 83 points lie on the vertex"),
+    ):
+        read(find(tmp_path).sequences[0].frames[0], need_texture=False)
+
+
+def test_bu3dfe_two_folders_deeper(tmp_path: Path) -> None:
+    listing = find(
+        touch(tmp_path, "data/BU_3DFE/F0001/F0001_AN01WH_F3D.wrl", "data/M0002/M0002_NE00WH_F3D.wrl")
+    )
+    assert [s.name for s in listing.sequences] == ["F0001/AN01", "M0002/NE00"]

@@ -63,3 +63,17 @@ def test_meshes_are_in_metres_without_colours(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scan.faces, FACES)
     with pytest.raises(ValueError, match=r"neither vertex colours nor texture.*--modalities depth,normals"):
         read(sequence.frames[0])
+
+
+def test_what_is_passed_over_is_said(tmp_path: Path) -> None:
+    touch(tmp_path, "FaceTalk_170725_00137_TA/bareteeth/bareteeth.000001.ply")
+    touch(tmp_path, "FaceTalk_170725_00137_TA/1.ply", "FaceTalk_170725_00137_TA/2.ply")
+    touch(tmp_path, "FaceTalk_170731_00024/mouth_up/mouth_up.000001.ply")
+    listing = find(tmp_path)
+    assert len(listing.sequences) == 1
+    for part in (
+        "'FaceTalk_170731_00024' looks like a subject, but a subject is called like FaceTalk_170725_00137_TA",
+        "2 meshes of FaceTalk_170725_00137_TA in no folder of an expression or sentence: move them",
+    ):
+        assert part in reasons(listing)
+    assert len(listing.problems) == 2

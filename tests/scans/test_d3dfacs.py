@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smile.scans import Options, find, read
+from smile.scans import Options, d3dfacs, find, read
 from tests.scans.writers import color_at, image, write
 from tests.scans.writers_film import FINE, VERTICES, half_obj, metre_ply, reasons, touch
 
@@ -34,7 +34,8 @@ def test_registered_meshes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "halves", [("L", "R"), ("_left", "_right"), ("A", "B"), ("_1", "_2"), ("_l", "_r"), (".LEFT", ".RIGHT")]
+    "halves",
+    [("L", "R"), ("_left", "_right"), ("A", "B"), ("_half1", "_half2"), ("_l", "_r"), (".LEFT", ".RIGHT")],
 )
 @pytest.mark.parametrize("stem", ["1+2_", "", "frame"])
 def test_two_halves_are_one_frame(tmp_path: Path, halves: tuple[str, str], stem: str) -> None:
@@ -55,6 +56,56 @@ def test_frames_one_and_two_of_a_whole_mesh_are_no_halves(tmp_path: Path) -> Non
     assert [(f.number, f.parts) for f in sequence.frames] == [(1, ()), (2, ())]
 
 
+@pytest.mark.parametrize("halves", [("_0", "_1"), ("_1", "_2"), ("_half1", "_half2"), ("L", "R")])
+def test_halves_behind_the_documented_name_may_share_a_texture(
+    tmp_path: Path, halves: tuple[str, str]
+) -> None:
+    for n in (1, 175):
+        touch(tmp_path, f"Ann/1+2/1+2_{n}.bmp", *(f"Ann/1+2/1+2_{n}{half}.obj" for half in halves))
+    listing = find(tmp_path)
+    folder = tmp_path / "Ann/1+2"
+    assert [(f.number, f.path, f.parts, f.texture) for f in listing.sequences[0].frames] == [
+        (
+            n,
+            folder / f"1+2_{n}{halves[0]}.obj",
+            (folder / f"1+2_{n}{halves[1]}.obj",),
+            folder / f"1+2_{n}.bmp",
+        )
+        for n in (1, 175)
+    ]
+    assert listing.problems == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "part"),
+    [
+        (
+            ("1+2_7_0", "1+2_7_1", "1+2_7_2"),
+            "'1+2_7_2.obj' is one of several files of its frame that are no pair",
+        ),
+        (("1+2_7", "1+2_7_L", "1+2_7_R"), "'1+2_7.obj' is one of several files of its frame"),
+        (("1+2_7_left", "1+2_7_B"), "'1+2_7_B.obj' is one of several files"),
+        (("1+2_7_half3",), "'1+2_7_half3.obj' is half a face without its other half"),
+        (("1+2_7_raw",), "'1+2_7_raw.obj' is not a frame number behind"),
+        (("7_1", "7_2"), "'7_2.obj' is not a frame number behind"),  # frames 1 and 2 of AU7, or halves of 7
+        (("1+2_take3_7",), "'1+2_take3_7.obj' is not a frame number behind"),
+    ],
+)
+def test_names_that_are_neither_a_frame_nor_its_half(
+    tmp_path: Path, names: tuple[str, ...], part: str
+) -> None:
+    touch(tmp_path, "Ann/1+2/1+2_9.obj", *(f"Ann/1+2/{name}.obj" for name in names))
+    listing = find(tmp_path)
+    assert [f.number for f in listing.sequences[0].frames] == [9]
+    assert len(listing.problems) == len(names)
+    assert part in reasons(listing)
+
+
+def test_below_a_folder_of_the_data_set(tmp_path: Path) -> None:
+    (sequence,) = find(touch(tmp_path, "D3DFACS/registered/Bob/1+2/1+2_175.ply")).sequences
+    assert sequence.name == "Bob/1+2"
+
+
 def test_half_a_face_is_no_frame(tmp_path: Path) -> None:
     touch(
         tmp_path, "Ann/1+2/1_L.obj", "Ann/1+2/1_R.obj", "Ann/1+2/2_L.obj", "Ann/1+2/3_R.obj", "Ann/1+2/x.obj"
@@ -65,7 +116,7 @@ def test_half_a_face_is_no_frame(tmp_path: Path) -> None:
     for part in (
         "'2_L.obj' is half a face without",
         "'3_R.obj' is half",
-        "'x.obj' has no frame",
+        "'x.obj' is not a frame number behind the action units, like 1+2_175.obj: rename it",
         "already there",
         "folder '4' holds no meshes",
     ):
@@ -74,8 +125,7 @@ def test_half_a_face_is_no_frame(tmp_path: Path) -> None:
 
 def test_numbered_folders_alone_are_not_taken_for_action_units(tmp_path: Path) -> None:
     touch(tmp_path, "P001/12/12_001.ply", "P001/4/4_001.ply")
-    with pytest.raises(ValueError, match="no scans recognised"):
-        find(tmp_path, dataset="d3dfacs")
+    assert not d3dfacs.matches(tmp_path)
 
 
 def test_a_raw_capture_is_read_as_a_whole_face(tmp_path: Path) -> None:
@@ -91,6 +141,20 @@ def test_a_raw_capture_is_read_as_a_whole_face(tmp_path: Path) -> None:
         tuple(map(tuple, corners)) for corners in np.round(scan.vertices, 3)[scan.faces].tolist()
     } == triangles
     assert len(scan.faces) == len(faces)
+    assert scan.texture is not None
+    colors = color_at(scan.texture.image, scan.texture.corner_uv)
+    middles = scan.vertices[scan.faces].mean(axis=1)
+    for corner, color in (((-1, 1), (250, 10, 10)), ((1, 1), (10, 250, 10)), ((1, -1), (250, 250, 10))):
+        assert (colors[(middles[:, :2] * corner > 10).all(axis=1)] == color).all()
+
+
+def test_two_halves_of_one_picture_are_read(tmp_path: Path) -> None:
+    image(tmp_path / "Ann/1+2/1+2_175.bmp")
+    for side, right in (("half1", False), ("half2", True)):
+        write(tmp_path / f"Ann/1+2/1+2_175_{side}.obj", half_obj(right=right))
+    (sequence,) = find(tmp_path).sequences
+    scan = read(sequence.frames[0])
+    assert len(scan.faces) == len(FINE[1])
     assert scan.texture is not None
     colors = color_at(scan.texture.image, scan.texture.corner_uv)
     middles = scan.vertices[scan.faces].mean(axis=1)

@@ -74,3 +74,25 @@ def test_a_registered_and_a_multi_view_mesh_are_read(tmp_path: Path) -> None:
     (tmp_path / "1/models_reg/4_anger.jpg").unlink()
     with pytest.raises(ValueError, match=r"4_anger\.jpg' is missing"):
         read(next(s for s in find(tmp_path).sequences if s.label == "anger").frames[0])
+
+
+def test_meshes_in_the_wrong_place_are_said(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "1/models_reg/1_neutral.obj", "1/models_reg/4_anger.ply", "1/2_smile.obj", "1/16_grin.obj"
+    )
+    touch(tmp_path, "person 2/models_reg/1_neutral.obj")
+    listing = find(tmp_path)
+    assert [s.name for s in listing.sequences] == ["1/1_neutral"]
+    assert {(p.path.relative_to(tmp_path).as_posix(), p.reason) for p in listing.problems} == {
+        ("1", "2 .obj meshes left out: move them to models_reg"),
+        ("1/models_reg", "1 .ply mesh left out: move them to 1"),
+        ("person 2", "folder 'person 2' looks like a subject, but a subject is a number: correct its name"),
+    }
+
+
+def test_leading_zeros_make_no_other_person(tmp_path: Path) -> None:
+    touch(tmp_path, "data/facescape_trainset_001_100/1/models_reg/4_anger.obj")
+    touch(tmp_path, "data/multiview/01/2_smile.ply", "data/multiview/01/4_anger.ply")
+    listing = find(tmp_path)
+    assert [(s.subject, s.name) for s in listing.sequences] == [("1", "1/2_smile"), ("1", "1/4_anger")]
+    assert "1/4_anger is already there as" in reasons(listing)

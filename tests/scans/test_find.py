@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smile.scans import DATASETS, Frame, find, read, read_file
+from smile.scans import Frame, find, read, read_file
 from tests.scans.writers import bnt, bump, bump_grid, bump_wrl, obj, ply, write
 from tests.scans.writers_faces import reasons, touch
 
@@ -57,9 +57,20 @@ def test_dataset_names(tmp_path: Path) -> None:
     touch(tmp_path, "F001/Angry/000.wrl")
     with pytest.raises(ValueError, match="'bu5dfe' is unknown: choose auto or one of bu4dfe"):
         find(tmp_path, dataset="bu5dfe")
-    for name in DATASETS[1:]:
+    for name in ("bosphorus", "frgc", "coma", "facescape", "scanner"):
         with pytest.raises(ValueError, match="no scans recognised"):
             find(tmp_path, dataset=name)
+
+
+def test_a_named_data_set_is_listed_without_being_recognised(tmp_path: Path) -> None:
+    """What auto does not recognise still says what is wrong with it, once the person has named it."""
+    touch(tmp_path, "F001/Angry/mean.wrl")
+    with pytest.raises(ValueError, match="no scans recognised"):
+        find(tmp_path)
+    assert "no frame number" in reasons(find(tmp_path, dataset="bu4dfe"))
+    touch(tmp_path, "F001.zip")
+    with pytest.raises(ValueError, match=r"no scans recognised \(its archives must .*expected bs000"):
+        find(tmp_path, dataset="bosphorus")
 
 
 # --- a scanner's export ------------------------------------------------------

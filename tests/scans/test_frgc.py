@@ -63,6 +63,13 @@ def test_of_a_packed_and_an_unpacked_copy_the_unpacked_one_is_listed(tmp_path: P
     assert listing.problems == ()
 
 
+def test_range_images_after_many_other_files_and_three_folders_deeper(tmp_path: Path) -> None:
+    place = "FRGC-2.0-dist/nd1/Fall2003range/"
+    touch(tmp_path, *(f"{place}{n:05d}d1.ppm" for n in range(120)), f"{place}02463d546.abs.gz")
+    listing = find(tmp_path)
+    assert (listing.dataset, len(listing.sequences)) == ("frgc", 1)
+
+
 def test_problems(tmp_path: Path) -> None:
     touch(
         tmp_path,

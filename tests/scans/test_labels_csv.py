@@ -118,7 +118,7 @@ def test_scans_without_a_line_are_listed_unlabelled_where_the_person_is_known(tm
     listing = listing_of(tmp_path, "file,expression\nP001_sad_0.obj,sad\n", *names)
     assert listed(listing) == [
         ("P001", None, "P001/happy_0", [0]),
-        ("P001", "sadness", "P001/sadness_0", [0]),
+        ("P001", "sadness", "P001/sad_0", [0]),
     ]
 
 
@@ -198,3 +198,51 @@ def test_static_scans_of_a_data_set_without_labels_get_them_by_file(tmp_path: Pa
     assert "line 3 of labels.csv says subject '99999' and the data set '02463'" in said
     assert "line 4 of labels.csv names 'x.abs', and no scan of that name is there" in said
     assert len(listing.problems) == 2
+
+
+def test_two_scans_that_the_table_calls_the_same_stay_two(tmp_path: Path) -> None:
+    text = "file,expression\nP001_happy_0.obj,fear\nP001_sad_0.obj,fear\n"
+    listing = listing_of(tmp_path, text, "P001_happy_0.obj", "P001_sad_0.obj")
+    assert [(s.label, s.name) for s in listing.sequences] == [
+        ("fear", "P001/happy_0"),
+        ("fear", "P001/sad_0"),
+    ]
+
+
+def test_frames_of_one_sequence_state_its_label_and_person(tmp_path: Path) -> None:
+    text = (
+        "file,subject,expression,apex\n"
+        "F001/Happy/000.wrl,F001,contempt,\nF001/Happy/001.wrl,,contempt,1\n"
+        "F001/Sad/000.wrl,,fear,\nF001/Sad/001.wrl,,anger,\n"
+        "F001/Fear/001.wrl,F002,,\n"
+        "F001/Angry/000.wrl,,,\n"
+    )
+    frames = [f"F001/{e}/{n}.wrl" for e in ("Happy", "Sad", "Fear", "Angry") for n in ("000", "001")]
+    listing = listing_of(tmp_path, text, *frames)
+    assert {s.name[5:]: (s.label, s.apex) for s in listing.sequences} == {
+        "Happy": ("contempt", 1),
+        "Sad": ("sadness", None),
+        "Fear": ("fear", None),
+        "Angry": ("anger", None),  # an empty cell of one frame among several takes nothing away
+    }
+    assert len(listing.problems) == 2
+    said = " | ".join(reasons(listing))
+    assert "lines 4 and 5 of labels.csv say expression fear and anger of one sequence: correct one" in said
+    assert "line 6 of labels.csv says subject 'F002' and the data set 'F001'" in said
+
+
+def test_the_folder_of_a_sequence_of_one_frame(tmp_path: Path) -> None:
+    text = "file,expression,valence,pain\nF001/Happy,contempt,0.5,1\nF001/Sad,fear,,\nF001/Sad/000.wrl,fear,0.1,\n"
+    listing = listing_of(tmp_path, text, "F001/Happy/000.wrl", "F001/Sad/000.wrl")
+    assert listing.problems == ()
+    assert [(s.label, dict(s.measures)) for s in listing.sequences] == [
+        ("contempt", {"valence": 0.5, "pain": 1}),
+        ("fear", {"valence": 0.1}),
+    ]
+
+
+def test_a_folder_of_several_sequences_names_none_of_them(tmp_path: Path) -> None:
+    names = [f"F0001/F0001_{code}WH_F3D.wrl" for code in ("AN01", "HA01")]
+    listing = listing_of(tmp_path, "file,expression\nF0001,fear\n", *names)
+    assert [s.label for s in listing.sequences] == ["anger", "happiness"]
+    assert "no scan of that name is there" in " | ".join(reasons(listing))

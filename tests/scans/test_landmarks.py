@@ -154,6 +154,41 @@ def test_lm2_by_label(end: str) -> None:
     assert list(lm2(writers_faces.lm2(dict(reversed(PIXELS.items()))))) == NAMES[::-1]
 
 
+@pytest.mark.parametrize(
+    "spacers",
+    [
+        (["", ""], ["", ""]),
+        (["Labels", "--"], ["Coordinates", "--"]),
+        (["", "Labels"], ["", "2D coordinates of 11 points"]),
+        (["Labels"], ["Coordinates"]),  # and in other numbers than two lines
+        (["", "", "Labels"], []),
+        (["Labels"], ["", "", "Coordinates"]),
+    ],
+)
+def test_lm2_whatever_stands_between_its_lists(spacers: tuple[list[str], list[str]]) -> None:
+    places = lm2(writers_faces.lm2(PIXELS, spacers=spacers))
+    assert list(places) == NAMES
+    for name, pixels in zip(NAMES, PIXELS.values(), strict=True):
+        np.testing.assert_allclose(places[name], pixels, atol=1e-4)
+
+
+def test_lm2_with_unknown_labels_keeps_the_known_ones() -> None:
+    places = lm2(writers_faces.lm2({"Third eye": (3, 4), **PIXELS}, spacers=(["", "--"], ["", "--"])))
+    assert list(places) == NAMES
+    np.testing.assert_allclose(places["nose_tip"], (180, 240))
+
+
+def test_lm3_and_lm2_with_colons_and_commas() -> None:
+    three = {f"{label}:": place for label, place in LABELS.items()}
+    text = writers.lm3(three).decode()
+    commas = "\r\n".join(line.replace(" ", ", ") if ":" not in line else line for line in text.split("\r\n"))
+    points = lm3(commas.encode())
+    assert list(points) == NAMES
+    np.testing.assert_allclose(points["left_mouth_corner"], on_bump(20, -30))
+    two = lm2(writers_faces.lm2({f"{label} :": place for label, place in PIXELS.items()}))
+    assert list(two) == NAMES
+
+
 def test_lm2_is_placed_on_the_surface_by_the_image(tmp_path: Path) -> None:
     """A pixel goes to the nearest point of the grid, at most half a step of it away in x and in y."""
     points = placed(with_image(tmp_path), writers_faces.lm2(PIXELS), name="a.lm2")
@@ -280,7 +315,13 @@ def test_bnd_may_end_with_an_84th_row_that_holds_its_number_alone() -> None:
     text = writers.bnd(VERTICES, MARKED, base=0, separator="\t\t", tail="84\t\t\t\r\n")
     assert len(bnd(text.encode(), bump_scan())) == 83
     with pytest.raises(ValueError, match="84 rows of 4"):
-        bnd((writers.bnd(VERTICES, MARKED, base=0) + "5\t0\t0\t0\n").encode(), bump_scan())
+        bnd((writers.bnd(VERTICES, MARKED, base=0) + "5\t1\t0\t0\n").encode(), bump_scan())
+
+
+@pytest.mark.parametrize("point", ["0 0 0", "nan nan nan", "0.000000\t0.000000\t0.000000", "NaN -NaN NaN"])
+def test_bnd_may_end_with_an_84th_row_of_zeros_or_nan(point: str) -> None:
+    text = writers.bnd(VERTICES, MARKED, base=0) + f"84 {point}\r\n"
+    assert len(bnd(text.encode(), bump_scan())) == 83
 
 
 def test_a_row_on_a_vertex_that_no_triangle_uses_is_left_out() -> None:

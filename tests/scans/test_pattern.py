@@ -164,9 +164,29 @@ def test_the_projects_own_rule_for_every_format_and_for_4d(tmp_path: Path) -> No
     assert reasons(listing).startswith("scan 'mean.ply' is not named like")
 
 
+@pytest.mark.parametrize("system", ["$RECYCLE.BIN", "System Volume Information", "__MACOSX", ".Trash"])
+def test_folders_of_operating_systems_hold_nobody(tmp_path: Path, system: str) -> None:
+    touch(tmp_path, f"{system}/P009_sad_0.obj", f"x/{system}/P009_sad_1.obj", "P001_happy_0.obj")
+    listing = find(tmp_path)
+    assert listed(listing) == [("P001", "happiness", "P001/happiness_0", [0])]
+    assert listing.problems == ()
+
+
 @pytest.mark.parametrize(
     ("names", "example"),
     [
+        (("scans/S01/happy_1.obj", "scans/S02/happy_1.obj"), "{}/{subject}/{expression}_{}.obj"),
+        (
+            ("a/b/S01/Sad/0.obj", "a/b/S01/Sad/1.obj", "a/b/S02/Sad/0.obj"),
+            "{}/{}/{subject}/{expression}/{frame}.obj",
+        ),
+        (("scans/anna_sad.ply", "scans/bob_sad.ply"), "{}/{subject}_{expression}.ply"),
+        (("scans/neutral_anna.ply", "scans/sad_bob.ply"), "{}/{expression}_{subject}.ply"),
+        (("happy/anna.ply", "sad/bob.ply"), "{expression}/{subject}.ply"),
+        (("S01_happy/000.ply", "S02_sad/000.ply"), "{subject}_{expression}/{frame}.ply"),
+        (("all/001.ply", "all/002.ply"), "{subject}/{frame}.ply"),  # nobody else is named
+        (("S01/2024/001.ply", "S02/2024/001.ply"), "{subject}/{}/{frame}.ply"),
+        (("S01/smile_L.obj", "S01/smile_R.obj", "S02/smile_L.obj", "S02/smile_R.obj"), "{subject}/{}.obj"),
         (("S01/smile_3.stl",), "{subject}/{}_{}.stl"),
         (("S01/happy_3.stl", "S01/x.stl"), "{subject}/{expression}_{}.stl"),
         (("k1 angry.ply",), "{subject} {expression}.ply"),

@@ -10,7 +10,7 @@ from simulations import faces as simulated
 from smile import geometry
 from smile.scans import Scan, find, read, read_file
 from tests.scans.writers import color_at, write
-from tests.scans.writers_depth import PHONE, Lens, photograph, picture, png16, sides
+from tests.scans.writers_depth import PHONE, Lens, on_its_side, photograph, picture, png16, sides
 
 FACE = simulated.face(simulated.sample_identity(np.random.default_rng(5)), {"AU12": 0.7})
 DISTANCE = 380.0  # mm
@@ -18,6 +18,7 @@ VERTICES = FACE.vertices + np.array([4.0, -6.0, -DISTANCE])
 METRES, HIT = photograph(VERTICES, FACE.faces, PHONE)
 SIDES = sides(VERTICES, FACE.faces, HIT)
 COUNTS = np.nan_to_num(METRES * 1000).round()
+APPLE = on_its_side(PHONE, width=3088)
 
 
 def write_frame(folder: Path, counts: np.ndarray = COUNTS, *, zoom: int = 1, **more: object) -> Path:
@@ -61,13 +62,10 @@ def test_truedepth_lies_on_its_side_and_its_intrinsics_refer_to_another_size(tmp
     path = tmp_path / "a_depth.npy"
     np.save(path, np.rot90(stored).astype(np.float32))
     picture(tmp_path / "a_color.png", np.rot90(SIDES).copy())
-    zoom = 3088 / PHONE.height
-    cx, cy = (PHONE.cy + 0.5) * zoom - 0.5, (PHONE.width - 1 - PHONE.cx + 0.5) * zoom - 0.5
+    lens = APPLE
     write(
         tmp_path / "camera.json",
-        json.dumps(
-            {"device": "TrueDepth", "fx": PHONE.fy * zoom, "fy": PHONE.fx * zoom, "ppx": cx, "PPY": cy}
-        ),
+        json.dumps({"device": "TrueDepth", "fx": lens.fx, "fy": lens.fy, "ppx": lens.cx, "PPY": lens.cy}),
     )
     scan = read_file(path)
     assert from_surface(scan, VERTICES) < 3.0
@@ -79,6 +77,65 @@ def test_truedepth_lies_on_its_side_and_its_intrinsics_refer_to_another_size(tmp
     write(tmp_path / "camera.json", json.dumps(upside_down))
     turned = read_file(path, need_texture=False).vertices
     np.testing.assert_allclose(turned, scan.vertices * [-1, -1, 1], atol=1e-9)
+
+
+BY_ROWS = np.array([[APPLE.fx, 0, APPLE.cx], [0, APPLE.fy, APPLE.cy], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"device": "iPhone 12", "fx": APPLE.fx, "fy": APPLE.fy, "cx": APPLE.cx, "cy": APPLE.cy},
+        {"device": "iPad Pro", "fx": PHONE.fx, "fy": PHONE.fy, "cx": PHONE.cx, "cy": PHONE.cy, "width": 240, "height": 320},
+        {"intrinsicMatrix": BY_ROWS.tolist(), "device": "TrueDepth"},
+        {"intrinsicMatrix": BY_ROWS.tolist(), "intrinsicMatrixReferenceDimensions": [3088, 2316]},
+        {"intrinsicMatrix": BY_ROWS.T.tolist(), "intrinsicMatrixReferenceDimensions": [3088, 2316]},
+        {"intrinsicMatrix": BY_ROWS.T.ravel().tolist(), "intrinsicMatrixReferenceDimensions": [3088, 2316]},
+    ],
+)  # fmt: skip
+def test_truedepth_turned_upright_before_it_was_saved(tmp_path: Path, stated: dict[str, object]) -> None:
+    """A portrait image is not turned again, and intrinsics that refer to the landscape one are turned with it."""
+    path = tmp_path / "a_depth.npy"
+    np.save(path, np.nan_to_num(METRES, nan=9999.0).astype(np.float32))
+    picture(tmp_path / "a_color.png", SIDES)
+    write(tmp_path / "camera.json", json.dumps(stated))
+    scan = read_file(path)
+    assert from_surface(scan, VERTICES) < 3.0
+    middle = read_file(write_frame(tmp_path / "b")).vertices.mean(axis=0)
+    np.testing.assert_allclose(scan.vertices.mean(axis=0), middle, atol=0.5)
+    assert red_is_left(scan) > 0.99
+
+
+def test_upright_phone_intrinsics_without_a_size(tmp_path: Path) -> None:
+    zoom = 3088 / PHONE.height
+    write(
+        tmp_path / "camera.json",
+        json.dumps(
+            {
+                "device": "iPhone",
+                "fx": PHONE.fx * zoom,
+                "fy": PHONE.fy * zoom,
+                "cx": (PHONE.cx + 0.5) * zoom - 0.5,
+                "cy": (PHONE.cy + 0.5) * zoom - 0.5,
+            }
+        ),
+    )
+    np.save(tmp_path / "a_depth.npy", METRES.astype(np.float32))
+    scan = read_file(tmp_path / "a_depth.npy", need_texture=False)
+    assert from_surface(scan, VERTICES) < 3.0
+    middle = read_file(write_frame(tmp_path / "b")).vertices.mean(axis=0)
+    np.testing.assert_allclose(scan.vertices.mean(axis=0), middle, atol=0.5)
+
+
+def test_a_phone_sees_a_face_up_to_80_cm_and_other_cameras_up_to_150(tmp_path: Path) -> None:
+    far = COUNTS + np.where(COUNTS > 0, 500, 0)
+    assert read_file(write_frame(tmp_path, far)).vertices[:, 2].max() < -800
+    path = write_frame(tmp_path, far, device="iPhone 12", depth_scale=0.001)
+    with pytest.raises(ValueError, match=r"nothing lies 0\.15 to 0\.8 m from the camera"):
+        read_file(path)
+    wall = np.where(COUNTS > 0, COUNTS, 850)  # it would hang together with the face's rim
+    scan = read_file(write_frame(tmp_path, wall, device="iPhone 12", depth_scale=0.001))
+    assert scan.vertices[:, 2].min() > -800
 
 
 def test_a_depth_frame_comes_out_aligned_like_its_mesh(tmp_path: Path) -> None:
@@ -117,6 +174,21 @@ def test_depth_scale_and_colour_of_another_size(tmp_path: Path) -> None:
     ):
         read_file(tmp_path / "P001_happy_0_depth.png")
     assert read_file(tmp_path / "P001_happy_0_depth.png", need_texture=False).texture is None
+
+
+@pytest.mark.parametrize("name", ["depth_scale", "depth_units", "units", "Depth_Units"])
+def test_metres_of_one_count_by_any_of_their_names(tmp_path: Path, name: str) -> None:
+    scan = read_file(write_frame(tmp_path, COUNTS * 4, **{name: 0.00025}))  # an L515, whose counts are finer
+    assert from_surface(scan, VERTICES) < 3.0
+    assert abs(scan.vertices[:, 2].max() - VERTICES[:, 2].max()) < 1.0
+
+
+def test_metres_of_one_count_said_twice(tmp_path: Path) -> None:
+    same = {"depth_scale": 0.001, "depth_units": 0.0010000000474974513, "units": "mm"}
+    assert from_surface(read_file(write_frame(tmp_path, **same)), VERTICES) < 3.0
+    message = r"intrinsics P001_happy_0\.json: depth_scale 0\.001 and depth_units 0\.0001 differ: keep the one that is right"
+    with pytest.raises(ValueError, match=message):
+        read_file(write_frame(tmp_path, **same | {"depth_units": 0.0001}))
 
 
 def test_tiff_in_metres(tmp_path: Path) -> None:
@@ -170,6 +242,33 @@ def test_frames_of_depth_cameras_are_found_with_colour_and_intrinsics(tmp_path: 
     assert len(read(frames[1]).vertices) > 5000
 
 
+@pytest.mark.parametrize("folder", ["P001_happy_0", "P001_happy_0/depth"])
+@pytest.mark.parametrize(
+    ("depth", "color"), [("depth_", "color_"), ("depth-", "Colour-"), ("Depth_", "rgb_")]
+)
+def test_depth_and_colour_as_the_first_words_of_names(
+    tmp_path: Path, folder: str, depth: str, color: str
+) -> None:
+    write(tmp_path / "camera.json", PHONE.json(device="realsense"))
+    for number in ("0002", "0010"):
+        png16(tmp_path / folder / f"{depth}{number}.png", COUNTS)
+        picture(tmp_path / folder.replace("depth", "rgb") / f"{color}{number}.png", SIDES)
+    listing = find(tmp_path)
+    assert listing.problems == ()
+    (sequence,) = listing.sequences
+    assert (sequence.name, [f.number for f in sequence.frames]) == ("P001/happiness_0", [2, 10])
+    names = [frame.texture and frame.texture.name for frame in sequence.frames]
+    assert names == [f"{color}0002.png", f"{color}0010.png"]
+    assert red_is_left(read(sequence.frames[0])) > 0.99
+
+
+def test_a_missing_colour_image_is_asked_for_by_its_name(tmp_path: Path) -> None:
+    write(tmp_path / "camera.json", PHONE.json(device="realsense"))
+    for name, wanted in (("depth_0001", "color_0001"), ("a.depth", "a.color"), ("depth/7", "7_color")):
+        with pytest.raises(ValueError, match=rf"restore {wanted}\.png, or prepare without"):
+            read_file(png16(tmp_path / f"{name}.png", COUNTS))
+
+
 def test_a_depth_image_without_intrinsics_is_set_aside(tmp_path: Path) -> None:
     png16(tmp_path / "P001_sad_0_depth.png", COUNTS)
     listing = find(tmp_path)
@@ -196,6 +295,19 @@ def test_a_depth_image_without_intrinsics_is_set_aside(tmp_path: Path) -> None:
         ({"fx": -290}, "fx -290, fy 288 for 240 x 320 pixels do not fit"),
         ({"width": 640}, "do not fit a depth image of 240 x 320: give the width and height"),
         ({"cx": 1544, "cy": 1158}, "do not fit 240 x 320 pixels"),
+        ({"depth_units": 1000}, "depth_units 1000 is not the metres of one count"),
+        (
+            {"intrinsicMatrix": [[290, 0, 117], [0, 288, 0], [0, 0, 1]], "fx": 300},
+            "fx 300 and intrinsicMatrix fx 290 differ",
+        ),
+        (
+            {"intrinsicMatrix": [[290, 1, 117], [3, 288, 163], [0, 0, 1]]},
+            r"intrinsicMatrix is no matrix \[\[fx, 0, cx\]",
+        ),
+        (
+            {"intrinsicMatrixReferenceDimensions": 3088},
+            r"intrinsicMatrixReferenceDimensions is no \[width, height\]",
+        ),
         ({"rotate": 45}, "rotate 45 is none of 0, 90, 180, 270"),
     ],
 )

@@ -29,23 +29,43 @@ class Lens:
 PHONE = Lens(240, 320, 290.0, 288.0, 117.0, 163.0)
 
 
+def on_its_side(lens: Lens, *, width: int) -> Lens:
+    """The same lens for the picture turned by a quarter counter-clockwise and as wide as `width`, as Apple states it."""
+    zoom = width / lens.height
+    return Lens(
+        width,
+        round(lens.width * zoom),
+        lens.fy * zoom,
+        lens.fx * zoom,
+        (lens.cy + 0.5) * zoom - 0.5,
+        (lens.width - 1 - lens.cx + 0.5) * zoom - 0.5,
+    )
+
+
 def photograph(vertices: np.ndarray, faces: np.ndarray, lens: Lens) -> tuple[np.ndarray, np.ndarray]:
     """((H, W) metres along the axis of the camera, NaN where nothing is, (H, W) face of each pixel or -1)."""
-    from embreex.mesh_construction import TriangleMesh
-    from embreex.rtcore_scene import EmbreeScene
-
-    row, column = np.mgrid[0 : lens.height, 0 : lens.width]
-    way = np.stack(
-        [(column - lens.cx) / lens.fx, -(row - lens.cy) / lens.fy, -np.ones(row.shape)], axis=-1
-    ).reshape(-1, 3)
-    scene = EmbreeScene(robust=True)
-    TriangleMesh(scene, vertices.astype(np.float32), faces.astype(np.int32))
-    hit = np.asarray(scene.run(np.zeros_like(way, np.float32), way.astype(np.float32)))
-    corner = vertices[faces[hit]]  # where the ray meets the plane of the face
-    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
-    along = np.einsum("ni,ni->n", normal, corner[:, 0]) / np.einsum("ni,ni->n", normal, way)
-    depth = np.where(hit >= 0, along / 1000.0, NOTHING).reshape(row.shape)
-    return depth, hit.reshape(row.shape)
+    way = np.empty((lens.height, lens.width, 3))  # of the ray through each pixel, one unit deep
+    way[..., 0] = (np.arange(lens.width) - lens.cx) / lens.fx
+    way[..., 1] = -(np.arange(lens.height)[:, None] - lens.cy) / lens.fy
+    way[..., 2] = -1.0
+    corners = vertices[faces]
+    sides = np.cross(
+        corners, np.roll(corners, -1, axis=1)
+    )  # normals of the planes through the lens and an edge
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    along = np.einsum("ni,ni->n", normals, corners[:, 0])
+    columns = lens.cx - lens.fx * corners[..., 0] / corners[..., 2]
+    rows = lens.cy + lens.fy * corners[..., 1] / corners[..., 2]
+    lows = np.clip(np.floor([rows.min(axis=1), columns.min(axis=1)]), 0, None).astype(int).T
+    highs = np.clip(np.ceil([rows.max(axis=1), columns.max(axis=1)]) + 1, 0, None).astype(int).T
+    depth, hit = np.full(way.shape[:2], np.inf), np.full(way.shape[:2], -1)
+    for face in np.flatnonzero(along):  # the others are seen along their edge
+        window = tuple(slice(low, high) for low, high in zip(lows[face], highs[face], strict=True))
+        inside = (way[window] @ sides[face].T) * np.sign(along[face])
+        there = along[face] / (way[window] @ normals[face])
+        nearer = (inside >= 0).all(axis=-1) & (there < depth[window])
+        depth[window][nearer], hit[window][nearer] = there[nearer], face
+    return np.where(hit >= 0, depth / 1000.0, NOTHING), hit
 
 
 def sides(vertices: np.ndarray, faces: np.ndarray, hit: np.ndarray) -> np.ndarray:

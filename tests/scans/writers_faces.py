@@ -42,15 +42,20 @@ def bump_scan() -> Scan:
     return Scan(VERTICES, FACES)
 
 
-def lm2(places: dict[str, tuple[float, float]], *, count: int | None = None, end: str = "\r\n") -> bytes:
+def lm2(
+    places: dict[str, tuple[float, float]],
+    *,
+    count: int | None = None,
+    end: str = "\r\n",
+    spacers: tuple[list[str], list[str]] = (["", "Labels:"], ["", "2D Image coordinates:"]),
+) -> bytes:
     """A `.lm2`: two lines of remarks, the count, two lines, the labels, two lines, the pixels."""
     lines = [
         "# 2D landmarks",
         "# bs000_E_HAPPY_0.png",
         f"{len(places) if count is None else count} landmarks:",
-        "",
     ]
-    lines += ["Labels:", *places, "", "2D Image coordinates:"]
+    lines += [*spacers[0], *places, *spacers[1]]
     lines += [f"{x:.4f} {y:.4f}" for x, y in places.values()]
     return "".join(line + end for line in lines).encode()
 

@@ -105,6 +105,18 @@ def test_the_table_counts(site: Site) -> None:
     assert table(relabel(site, ["fear", "fear", "fear", ""]))[1]["expression"] == "(unlabelled)"
 
 
+def test_check_compares_the_counts_with_the_table(site: Site) -> None:
+    right = site.manifest
+    for name, wrong in (
+        ("counts", {**right["counts"], "subjects": 3}),
+        ("labels", {"happiness": 1}),
+        ("quality", [*right["quality"], "spots"]),
+    ):
+        site.manifest = {**right, name: wrong}
+        with pytest.raises(ValueError, match=f"do not agree on the {name}"):
+            check(site)
+
+
 def test_check_finds_a_flipped_bit_and_a_lost_row(site: Site) -> None:
     check(site)
     path = site.path / disk.SHARDS / f"{site.shards[0]}.npy"
@@ -117,7 +129,7 @@ def test_check_finds_a_flipped_bit_and_a_lost_row(site: Site) -> None:
     path.write_bytes(good)
     check(Site(site.path))
     views = np.load(io.BytesIO(good))
-    disk.write_shard(site.path, site.shards[0], views[:0], positions=(), rejected={}, renderer="embree")
+    disk.write_shard(site.path, site.shards[0], views[:0], positions=(), rejected={}, renderer="numpy")
     with pytest.raises(ValueError, match=r"index\.csv names 4 samples of shard \w+, which holds 0"):
         check(site)
     with pytest.raises(ValueError, match="'bored', which is no expression"):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from smile.config import ViewConfig
 from smile.scans import Frame, Listing, Sequence
-from smile.site.plan import CHUNK, make_plan, plain_views, select, views_hash
+from smile.site.plan import CHUNK, files_of, make_plan, plain_views, views_hash
+from smile.site.sampling import middle
 from smile.site.work import Settings
 
 
@@ -31,12 +32,12 @@ def listing(subjects: int, *, frames: int = 1, folder: Path = Path("/raw")) -> L
 
 
 def settings(**changes) -> Settings:
-    return Settings(**{"views": ViewConfig(), "renderer": "embree", "raw": Path("/raw"), **changes})
+    return Settings(**{"views": ViewConfig(), "renderer": "numpy", "raw": Path("/raw"), **changes})
 
 
 @given(length=st.integers(0, 400), frames=st.integers(1, 40))
 def test_selected_frames_are_distinct_in_order_and_in_the_middle(length: int, frames: int) -> None:
-    chosen = select(length, frames)
+    chosen = middle(length, frames)
     assert chosen == sorted(set(chosen))
     assert len(chosen) == min(length, frames)
     if length >= 2 * frames:
@@ -47,19 +48,19 @@ def test_selected_frames_are_distinct_in_order_and_in_the_middle(length: int, fr
 
 
 def test_a_hundred_frames_give_the_onset_the_apex_and_the_offset() -> None:
-    assert select(100, 4) == [31, 43, 56, 68]
-    assert select(100, 1) == [50]
-    assert select(5, 4) == [0, 1, 2, 3]
-    assert select(3, 4) == [0, 1, 2]
+    assert middle(100, 4) == [31, 43, 56, 68]
+    assert middle(100, 1) == [50]
+    assert middle(5, 4) == [0, 1, 2, 3]
+    assert middle(3, 4) == [0, 1, 2]
 
 
 def test_every_chosen_frame_is_planned_once_with_its_time() -> None:
     plan = make_plan(listing(20, frames=9), settings(frames=3))
     items = [item for chunk in plan.chunks for item in chunk.items]
-    assert plan.scans == len(items) == 20 * 3 * 3
+    assert plan.samples == len(items) == 20 * 3 * 3
     assert len({item.frame.path for item in items}) == len(items)
     assert max(len(chunk.items) for chunk in plan.chunks) <= CHUNK
-    assert {item.time for item in items} == {position / 8 for position in select(9, 3)}
+    assert {item.time for item in items} == {position / 8 for position in middle(9, 3)}
     static = make_plan(listing(2), settings())
     assert {item.time for chunk in static.chunks for item in chunk.items} == {0.0}
 
@@ -111,6 +112,65 @@ def test_a_changed_material_of_an_obj_counts_as_a_change(tmp_path: Path) -> None
     assert len(set(keys)) == 3
     (tmp_path / "notes.txt").write_text("x")
     assert make_plan(part, settings(raw=tmp_path)).chunks[0].key == keys[-1]
+
+
+def test_images_go_by_the_name_of_a_mesh_or_belong_to_all(tmp_path: Path) -> None:
+    names = [
+        "face_1.obj",
+        "face_1.mtl",
+        "face_1_0.png",
+        "face_10.obj",
+        "face_10.png",
+        "shared.mtl",
+        "faces.png",
+    ]
+    names += ["F0001_AN01WH_F3D.wrl", "F0001_AN01WH_F2D.bmp", "face.txt"]
+    for name in names:
+        (tmp_path / name).write_text("x")
+    make_plan(listing(0), settings())  # forgets what was in the folder before
+
+    def own(name: str) -> set[str]:
+        return {path.name for path in files_of(Frame(tmp_path / name))} - {name, "shared.mtl", "faces.png"}
+
+    assert own("face_1.obj") == {"face_1.mtl", "face_1_0.png"}
+    assert own("face_10.obj") == {"face_10.png"}
+    assert own("F0001_AN01WH_F3D.wrl") == {"F0001_AN01WH_F2D.bmp"}
+    for name in ("face_1.obj", "face_10.obj"):
+        assert {"shared.mtl", "faces.png"} < {path.name for path in files_of(Frame(tmp_path / name))}
+
+
+def test_a_shared_texture_beside_several_meshes_counts_for_each(tmp_path: Path) -> None:
+    for name in ("P001.obj", "P002.obj", "atlas.png"):
+        (tmp_path / name).write_text("x")
+    both = Listing(
+        "scanner", "", tuple(Sequence(n, None, n, (Frame(tmp_path / f"{n}.obj"),)) for n in ("P001", "P002"))
+    )
+    before = {chunk.key for chunk in make_plan(both, settings(raw=tmp_path)).chunks}
+    (tmp_path / "atlas.png").write_text("changed")
+    assert not before & {chunk.key for chunk in make_plan(both, settings(raw=tmp_path)).chunks}
+
+
+def test_windows_that_choose_the_same_frames_are_one_sample() -> None:
+    frames = tuple(Frame(Path(f"/raw/f{k}.ply"), k) for k in range(12))
+    sequence = Sequence("P001", None, "P001/T1", frames, onset=4, apex=5, offset=7)
+    for views in (ViewConfig(), ViewConfig(motion="dynamic"), ViewConfig(motion="difference")):
+        plan = make_plan(
+            Listing("bp4d", "", (sequence,)), settings(views=views, sampling="apex", window=8, frames=4)
+        )
+        items = [item for chunk in plan.chunks for item in chunk.items]
+        chosen = {tuple(frame.path for frame in item.frames) for item in items}
+        assert items and len(chosen) == len(items)
+        assert len({chunk.key for chunk in plan.chunks}) == len(plan.chunks)
+
+
+def test_a_coding_that_leaves_one_frame_is_named() -> None:
+    frames = tuple(Frame(Path(f"/raw/f{k}.ply"), k) for k in range(5))
+    sequence = Sequence("P001", None, "P001/T1", frames, onset=2, apex=2, offset=2)
+    plan = make_plan(
+        Listing("bp4d", "", (sequence,)), settings(views=ViewConfig(motion="dynamic"), sampling="apex")
+    )
+    (problem,) = plan.listing.problems
+    assert "coding of onset, apex and offset leaves one of 5: correct the coding" in problem.reason
 
 
 def test_the_hash_of_the_settings_is_the_same_for_the_same_pictures() -> None:

@@ -1,6 +1,7 @@
 """Raw scans -> a prepared site: what is written, what a second run does, what is refused."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -13,10 +14,11 @@ import pytest
 
 from smile import scans
 from smile.config import ViewConfig
-from smile.scans import Frame, Listing, Sequence
+from smile.scans import Frame, Listing, Options, Sequence
 from smile.site import disk, plan
 from smile.site.prepare import prepare
 from smile.site.store import Site
+from smile.views import RENDERERS
 
 MakeRaw = Callable[..., Path]
 
@@ -61,11 +63,13 @@ def test_what_a_site_holds(make_raw: MakeRaw, run, tmp_path: Path, views: ViewCo
     assert json.loads((site / "manifest.json").read_text()) == manifest
     assert manifest["counts"] == {"samples": 4, "subjects": 2, "sequences": 4, "unlabelled": 0, "rejected": 0}
     assert manifest["labels"] == {"happiness": 2, "sadness": 2}
-    assert manifest["renderer"] in ("embree", "pyrender")
+    assert manifest["renderer"] in RENDERERS
     assert manifest["bytes"] == sum(path.stat().st_size for path in site.glob("shards/*.npy"))
     assert {"smile", "numpy", "python"} <= set(manifest["software"])
     rows = table(site / "index.csv")
-    assert list(rows[0]) == ["row", "shard", "offset", "subject", "label", "sequence", "frame", "time"]
+    columns = ["row", "shard", "offset", "subject", "label", "sequence", "frame", "time"]
+    assert list(rows[0]) == [*columns, *manifest["quality"], "notes"]
+    assert manifest["measures"] == {}
     assert [row["row"] for row in rows] == list("0123")
     assert [row["subject"] for row in rows] == ["subject-001"] * 2 + ["subject-002"] * 2
     assert table(site / "rejected.csv") == []
@@ -100,7 +104,7 @@ def test_a_listing_that_names_people_is_cleaned_for_the_manifest(run, make_raw: 
     real = scans.find(raw)
     why = f"found p117 in {raw} (as P117/P117_sad_0.obj): 1 subject, P1179 is none"
     monkeypatch.setattr(
-        scans, "find", lambda folder, dataset: Listing(real.dataset, why, real.sequences, real.problems)
+        scans, "find", lambda folder, **_: Listing(real.dataset, why, real.sequences, real.problems)
     )
     manifest = run(raw)
     assert manifest["why"] == "found ... in ...: 1 subject, P1179 is none"
@@ -134,7 +138,7 @@ def test_frames_of_a_sequence(make_raw: MakeRaw, run, tmp_path: Path, monkeypatc
         "made up",
         (Sequence("F1", None, "F1/x", frames), Sequence("F0", "fear", "F0/y", frames[:2])),
     )
-    monkeypatch.setattr(scans, "find", lambda folder, dataset: listing)
+    monkeypatch.setattr(scans, "find", lambda folder, **_: listing)
     manifest = run(raw, frames=3)
     assert manifest["counts"] == {"samples": 5, "subjects": 2, "sequences": 2, "unlabelled": 3, "rejected": 0}
     site = Site(tmp_path / "site")
@@ -207,6 +211,40 @@ def test_a_bad_scan_is_set_aside_and_tried_again(make_raw: MakeRaw, run, reads, 
     assert run(raw)["counts"] == {"samples": 4, "subjects": 2, "sequences": 4, "unlabelled": 0, "rejected": 0}
 
 
+def test_what_an_earlier_run_left_of_a_shard_is_kept_and_not_read_again(
+    make_raw: MakeRaw, run, reads, tmp_path: Path, monkeypatch
+) -> None:
+    from smile import views as pictures
+
+    raw = make_raw()
+    run(raw)
+    expected = Site(tmp_path / "site").gather(np.arange(4))
+    shutil.rmtree(tmp_path / "site")
+    bad = raw / "P001" / "P001_sad_0.obj"
+    state, hidden = bad.stat(), bad.with_suffix(".hidden")
+    real = scans.read
+
+    def read(frame: Frame, **options) -> scans.Scan:
+        if frame.path == bad and not hidden.exists():
+            raise OSError(5, "Input/output error", str(bad))
+        return real(frame, **options)
+
+    monkeypatch.setattr(scans, "read", read)
+    assert run(raw)["counts"]["rejected"] == 1
+    hidden.touch()  # the network drive is back
+    reads.clear()
+    monkeypatch.setattr(pictures, "choose_renderer", lambda name: ("pyrender", "because"))
+    monkeypatch.setattr(
+        pictures, "render", lambda scan, config, renderer, draw=pictures.render: draw(scan, config)
+    )
+    manifest = run(raw)
+    assert manifest["counts"]["samples"] == 4
+    assert " and pyrender" in manifest["renderer"], "both had a part in it"
+    assert reads == [bad.name]
+    np.testing.assert_array_equal(Site(tmp_path / "site").gather(np.arange(4)), expected)
+    assert bad.stat() == state
+
+
 def test_an_unforeseen_error_sets_the_scan_aside_and_heals(
     make_raw: MakeRaw, run, tmp_path: Path, monkeypatch
 ) -> None:
@@ -274,7 +312,7 @@ def test_a_named_renderer_does_not_reuse_the_other_ones_shards(
         pictures, "choose_renderer", lambda name: ("first" if name == "auto" else name, "because")
     )
     monkeypatch.setattr(
-        pictures, "render", lambda scan, config, renderer: real(scan, config, renderer="embree")
+        pictures, "render", lambda scan, config, renderer: real(scan, config, renderer="numpy")
     )
     assert run(raw)["renderer"] == "first"
     assert run(raw, renderer="second")["renderer"] == "second"
@@ -295,45 +333,6 @@ def test_every_scan_rejected(make_raw: MakeRaw, run, tmp_path: Path) -> None:
         Site(tmp_path / "site")
 
 
-def test_folders_that_are_refused(make_raw: MakeRaw, run, tmp_path: Path, views: ViewConfig) -> None:
-    raw = make_raw(("P001",), ("sad",))
-    (tmp_path / "empty").mkdir()
-    other = tmp_path / "thesis"
-    other.mkdir()
-    (other / "chapter.txt").write_text("mine")
-    foreign = tmp_path / "foreign"
-    foreign.mkdir()
-    (foreign / "manifest.json").write_text('{"name": "a web application"}')
-    cases = [
-        (tmp_path / "nowhere", tmp_path / "s", "does not exist"),
-        (raw / "P001" / "P001_sad_0.obj", tmp_path / "s", "is not a folder"),
-        (tmp_path / "empty", tmp_path / "s", "empty"),
-        (raw, raw, "lies in the raw folder"),
-        (raw, raw / "deep" / "site", "lies in the raw folder"),
-        (raw / "P001", raw, "lies in the site"),
-        (raw, other, "is no prepared site"),
-        (raw, foreign, "is no prepared site"),
-        (raw, other / "chapter.txt", "is a file"),
-    ]
-    before = sorted(tmp_path.rglob("*"))
-    for source, target, message in cases:
-        with pytest.raises(ValueError, match=message):
-            prepare(source, target, views=views, jobs=0, progress=False)
-    for options in ({"frames": 0}, {"jobs": -1}, {"dataset": "bu5dfe"}, {"renderer": "crayons"}):
-        with pytest.raises(ValueError, match=r"give|choose"):
-            prepare(raw, tmp_path / "s", **{"views": views, "progress": False, **options})  # type: ignore[arg-type]
-    assert sorted(tmp_path.rglob("*")) == before, "nothing was made or touched"
-
-
-def test_a_link_into_the_raw_folder_is_seen_through(
-    make_raw: MakeRaw, run, tmp_path: Path, views: ViewConfig
-) -> None:
-    raw = make_raw(("P001",), ("sad",))
-    (tmp_path / "link").symlink_to(raw)
-    with pytest.raises(ValueError, match="lies in the raw folder"):
-        prepare(raw, tmp_path / "link" / "site", views=views, jobs=0, progress=False)
-
-
 def test_a_finished_site_without_its_hidden_file_is_still_a_site(
     make_raw: MakeRaw, run, tmp_path: Path
 ) -> None:
@@ -345,9 +344,57 @@ def test_a_finished_site_without_its_hidden_file_is_still_a_site(
 
 def test_a_listing_without_a_usable_scan(run, make_raw: MakeRaw, monkeypatch) -> None:
     raw = make_raw(("P001",), ("sad",))
-    monkeypatch.setattr(scans, "find", lambda folder, dataset: Listing("scanner", "", ()))
+    monkeypatch.setattr(scans, "find", lambda folder, **_: Listing("scanner", "", ()))
     with pytest.raises(ValueError, match="no scanner scan that can be used"):
         run(raw)
+
+
+def test_another_data_set_is_proposed_only_where_nothing_was_listed(
+    run, make_raw: MakeRaw, views: ViewConfig
+) -> None:
+    raw = make_raw(("P001",), ("sad",))
+    with pytest.raises(ValueError, match=r"--motion dynamic needs two or more frames") as caught:
+        run(raw, views=dataclasses.replace(views, motion="dynamic"))
+    assert "--dataset" not in str(caught.value)
+
+
+def test_what_a_killed_run_left_is_removed(make_raw: MakeRaw, run, tmp_path: Path) -> None:
+    raw, site = make_raw(("P001",), ("sad",)), tmp_path / "site"
+    run(raw)
+    left = [site / "contact_sheet.png.tmp", site / "index.csv.tmp", site / "shards" / "x.npy.tmp"]
+    for path in left:
+        path.touch()
+    (site / "shards" / "x.npy").mkdir()
+    run(raw)
+    assert not any(path.exists() for path in left)
+    assert (site / "shards" / "x.npy").is_dir(), "what is no file of ours stays"
+
+
+def test_control_characters_in_names_are_written_out(make_raw: MakeRaw, run, tmp_path: Path) -> None:
+    raw = make_raw(("P001",), ("sad", "happy"))
+    folder = raw / "P001\r\n\x1b[31m"
+    (raw / "P001").rename(folder)
+    (folder / "P001_sad_0.obj").write_text("no scan")
+    run(raw, keep_names=True)
+    (row,) = table(tmp_path / "site" / "index.csv")
+    assert row["source"] == r"P001\r\n\x1b[31m/P001_happy_0.obj"
+    (aside,) = table(tmp_path / "site" / "rejected.csv")
+    assert aside["file"] == r"P001\r\n\x1b[31m/P001_sad_0.obj"
+    assert "P001" not in aside["reason"], "the file is in its own column"
+    assert len(Site(tmp_path / "site")) == 1
+
+
+def test_pattern_and_table_are_not_named_in_the_manifest(make_raw: MakeRaw, run, tmp_path: Path) -> None:
+    raw = make_raw(("P001",), ("sad", "happy"))
+    labels = tmp_path / "Jane Doe (2).csv"
+    labels.write_text("file,expression\nP001/P001_sad_0.obj,sad\nP001/P001_happy_0.obj,happy\n")
+    for options in (
+        Options(labels=labels),
+        Options(pattern="{subject}/P001_{expression}_0.obj", labels=labels),
+    ):
+        why = run(raw, options=options, dataset="scanner")["why"]
+        assert not [word for word in ("Jane", "P001", "csv", "obj") if word in why], why
+        assert ("by a pattern" in why) == (options.pattern is not None)
 
 
 def test_worker_processes_give_the_same_site(make_raw: MakeRaw, run, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Opening a prepared site: the right views for the right rows, and one clear sentence when something is amiss."""
 
+import dataclasses
 import json
 import pickle
 import shutil
@@ -30,14 +31,15 @@ def folder(tmp_path: Path) -> Path:
             rng.integers(0, 256, (count, *SHAPE), np.uint8),
             positions=tuple(range(count)),
             rejected={},
-            renderer="embree",
+            renderer="numpy",
         )
         rows += [(key, offset) for offset in range(count)]
-    lines = ["row,shard,offset,subject,label,sequence,frame,time"]
+    lines = ["row,shard,offset,subject,label,sequence,frame,time,AU12,coverage,notes"]
     for number, place in enumerate(rng.permutation(len(rows))):
         key, offset = rows[place]
+        label, action_unit = "fear" if number % 2 else "", "" if number % 4 else number / 10
         lines.append(
-            f"{number},{key},{offset},subject-{number % 3 + 1:03d},{'fear' if number % 2 else ''},{number},7,0.5"
+            f"{number},{key},{offset},subject-{number % 3 + 1:03d},{label},{number},7,0.5,{action_unit},0.{number}5,"
         )
     (site / disk.INDEX).write_text("\n".join(lines) + "\n")
     write_manifest(site)
@@ -51,10 +53,15 @@ def write_manifest(site: Path, **changes) -> None:
             "kind": disk.KIND,
             "schema": disk.SCHEMA,
             "dataset": "made up",
-            "counts": {"samples": 10, "rejected": 0},
+            "why": "made up",
+            "counts": {"samples": 10, "subjects": 3, "sequences": 10, "unlabelled": 5, "rejected": 0},
+            "labels": {"fear": 5},
+            "bytes": 10 * 2 * 7 * 16 * 16,
             "index_sha256": disk.sha256(site / disk.INDEX),
-            "renderer": "embree",
-            "views": {"yaws": VIEWS.yaws, "size": 16, "modalities": VIEWS.modalities, "radius": 95.0},
+            "renderer": "numpy",
+            "views": dataclasses.asdict(VIEWS),
+            "measures": {"AU12": 3},
+            "quality": ["coverage"],
             **changes,
         },
     )
@@ -74,6 +81,9 @@ def test_columns(folder: Path) -> None:
     assert site.sequences.tolist() == list(range(10))
     assert set(site.frames.tolist()) == {7}
     assert set(site.times.tolist()) == {0.5}
+    np.testing.assert_array_equal(site.measures["AU12"], [0, *[np.nan] * 3, 0.4, *[np.nan] * 3, 0.8, np.nan])
+    np.testing.assert_array_equal(site.quality["coverage"][:3], [0.05, 0.15, 0.25])
+    assert set(site.notes.tolist()) == {""}
 
 
 @pytest.mark.parametrize("rows", [[3], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], [9, 2, 2, 0], []])
@@ -136,7 +146,7 @@ def test_rows_outside_the_site(folder: Path) -> None:
 
 
 def test_a_modality_that_was_not_prepared(folder: Path) -> None:
-    views = {"yaws": VIEWS.yaws, "size": 16, "modalities": ("texture", "depth", "normals"), "radius": 95.0}
+    views = dataclasses.asdict(VIEWS)
     site = Site(folder)
     with pytest.raises(ValueError, match="has no curvature"):
         site.gather(np.array([0]), ("curvature",))
@@ -183,6 +193,44 @@ def test_an_index_that_is_not_the_manifests(folder: Path) -> None:
             Site(folder)
     (folder / disk.INDEX).unlink()
     with pytest.raises(ValueError, match=r"index\.csv is not the table"):
+        Site(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"measures": ["AU12"]},
+        {"measures": {"AU12": "3"}},
+        {"measures": {"AU12": 3, "AU99": 1}},
+        {"quality": [["coverage"]]},
+        {"quality": []},
+        {"counts": {"samples": 10}},
+        {"dataset": None},
+        {"bytes": "many"},
+    ],
+)
+def test_a_manifest_that_does_not_fit_gives_one_sentence(folder: Path, change: dict) -> None:
+    write_manifest(folder, **change)
+    with pytest.raises(ValueError, match=r"manifest\.json .*: run `smile prepare` again$"):
+        Site(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (",0.5,", ",soon,"),
+        (",0.5,", ",inf,"),
+        (",7,", ",7.5,"),
+        (",0.05,", ","),
+        ("subject-001", 'sub"ject\r"'),
+    ],
+)
+def test_an_index_with_odd_cells_gives_one_sentence(folder: Path, old: str, new: str) -> None:
+    path = folder / disk.INDEX
+    assert old in path.read_text()
+    path.write_bytes(path.read_text().replace(old, new, 1).encode())
+    write_manifest(folder)
+    with pytest.raises(ValueError, match=r"index\.csv .*: run `smile prepare` again$"):
         Site(folder)
 
 

@@ -37,7 +37,7 @@ def read_views(path: Path, bundle: Path, spec: dict[str, Any]) -> tuple[np.ndarr
         read = time.perf_counter()
         views = check_views(views, spec, str(path), modalities=_site_modalities(path, spec))
     else:
-        _require_packages(path)
+        _refuse_single_scan(path, spec)
         modules = {name: reader_module(bundle, name) for name in ("config", "scans", "geometry", "views")}
         start = time.perf_counter()  # importing the packages is no part of reading a scan
         scan = _attempt(
@@ -126,7 +126,8 @@ def _site_modalities(path: Path, spec: dict[str, Any]) -> tuple[str, ...] | None
     """
     try:
         views = json.loads((path.parent.parent / "manifest.json").read_text(encoding="utf-8"))["views"]
-        found = {key: views[key] for key in ("yaws", "size", "radius")}
+        views = {"motion": "frames", "magnify": 1.0, **views}
+        found = {key: views[key] for key in ("yaws", "size", "radius", "motion", "magnify")}
         modalities = tuple(m for m in spec["all_channels"] if m in views["modalities"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -145,21 +146,16 @@ def _site_modalities(path: Path, spec: dict[str, Any]) -> tuple[str, ...] | None
     return modalities
 
 
-def _require_packages(path: Path) -> None:
-    """Raises ValueError that says what to install; embreex has no wheel for Linux on 64-bit ARM, pyrender runs there."""
-    arm = sys.platform == "linux" and platform.machine() == "aarch64"
-    renderers = ("pyrender", "embreex") if arm else ("embreex", "pyrender")
-    missing = [
-        name
-        for name, module in (("trimesh", "trimesh"), ("pillow", "PIL"))
-        if not importlib.util.find_spec(module)
-    ]
-    if not any(importlib.util.find_spec(name) for name in renderers):
-        missing.append(renderers[0])
-    if missing:
+def _refuse_single_scan(path: Path, spec: dict[str, Any]) -> None:
+    """Raises ValueError when the model looks at motion, which no single scan shows."""
+    motion, magnify = spec["motion"], spec["magnify"]
+    if motion != "frames" or magnify != 1:
+        seen = {"frames": f"frames with their motion magnified {magnify:g} times"}.get(
+            motion, f"{motion} pictures of a sequence"
+        )
         raise ValueError(
-            f"{path} is a raw scan, and reading one needs {', '.join(missing)}: run "
-            f"`python3 -m pip install trimesh {renderers[0]} pillow`, or give prepared views as .npy"
+            f"{path} is a single scan and this bundle reads {seen}: prepare the sequence with `smile prepare --motion "
+            f"{motion} --magnify {magnify:g}` and give its views as .npy"
         )
 
 
@@ -218,9 +214,11 @@ def _attempt(path: Path, work: Any) -> Any:
         sentence = _first_line(error)
         raise ValueError(sentence if path.name in sentence else f"{path}: {sentence}") from None
     except ImportError as error:
+        module = (error.name or "a package").split(".")[0]
+        package = {"PIL": "pillow"}.get(module, module)
         raise ValueError(
-            f"{path}: reading it needs {error.name} ({_first_line(error)}): run `python3 -m pip install "
-            f"{error.name}`"
+            f"{path}: reading this file needs {package} ({_first_line(error)}): run `python3 -m pip install {package}`, or "
+            "give prepared views as .npy"
         ) from None
     except Exception as error:
         raise ValueError(f"{path} cannot be read as a scan ({_first_line(error)}): export it again") from None

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import io
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,9 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command: 0 fine, 2 an error of the user in one sentence on standard error, 130 after Ctrl-C,
     141 where the program that read the output has ended."""
+    # closed before the start, as by `>&-`: else a shard may get their number and what a library says to them
+    sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     for stream in (sys.stdout, sys.stderr):  # the name of a file may hold bytes that are no text
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -68,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return _fail(name, str(error), 2)
     except OSError as error:  # of the user's folders; a traceback would not help
-        return _fail(name, f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
+        file, reason = error.filename2 or error.filename, error.strerror or str(error)
+        return _fail(name, f"{file}: {reason}" if file else reason, 2)
     except ModuleNotFoundError as error:
         return _fail(name, f"the package {error.name} is missing: pip install 'smile-federated[client]'", 2)
 

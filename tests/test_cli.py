@@ -257,6 +257,47 @@ def test_a_reader_that_has_gone_ends_nothing(raw: Path, tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_of_logs_ends_no_run_and_loses_no_json(raw: Path, tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = command("prepare", raw, tmp_path / "site", *SMALL, stdout=full)
+        assert (done.returncode, done.stderr) == (0, b"")
+        done = command("prepare", raw, tmp_path / "site", *SMALL, "--json", "--quiet", stdout=full)
+    assert (done.returncode, done.stderr) == (2, b"smile prepare: No space left on device\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes streams")
+def test_closed_streams_are_no_obstacle(raw: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "smile", "prepare", raw, tmp_path / "site", *SMALL]
+    closed = ["sh", "-c", '"$@" >&- 2>&-', "sh", *map(str, words)]
+    assert subprocess.run(closed, env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode == 0
+    assert (tmp_path / "site" / "manifest.json").exists()
+
+
+def test_a_folder_in_the_place_of_a_shard_is_named(raw: Path, tmp_path: Path, capsys) -> None:
+    site = tmp_path / "site"
+    assert main(["prepare", str(raw), str(site), *SMALL, "--quiet"]) == 0
+    (shard,) = (site / "shards").glob("*.npy")
+    shard.unlink()
+    shard.mkdir()
+    assert main(["inspect", str(site)]) == 2
+    assert main(["prepare", str(raw), str(site), *SMALL, "--quiet"]) == 2
+    assert f"smile prepare: {shard}: Is a directory\n" in capsys.readouterr().err
+    shard.rmdir()
+    (site / "shards" / "other.npy").mkdir()
+    assert main(["prepare", str(raw), str(site), *SMALL, "--quiet"]) == 0
+    assert main(["inspect", str(site)]) == 0
+
+
+def test_line_breaks_and_colour_codes_of_folders_are_written_out(raw: Path, tmp_path: Path, capsys) -> None:
+    site = tmp_path / "a\n\x1b[31msite"
+    assert main(["prepare", str(raw), str(site), *SMALL]) == 0
+    assert main(["inspect", str(site)]) == 0
+    output = capsys.readouterr().out
+    assert output.count(r"a\n\x1b[31msite") == 2
+    assert "\x1b" not in output
+
+
 def command(*words: object, stdout=subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [sys.executable, "-m", "smile", *map(str, words)],

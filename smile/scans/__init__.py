@@ -34,7 +34,7 @@ from . import (
     trimesh_mesh,
     wrl,
 )
-from .folders import by_lower_name
+from .folders import astray, by_lower_name
 from .scan import Frame, Listing, Options, Problem, Scan, Sequence, Texture
 
 __all__ = [
@@ -102,8 +102,8 @@ def find(folder: Path, *, dataset: str = "auto", options: Options | None = None)
         if not listing.sequences and not listing.problems:
             raise _nothing(folder, name)
         if options.labels is not None and name not in READ_LABELS:
-            return overlay.lay_over(listing, folder, options)
-        return listing
+            listing = overlay.lay_over(listing, folder, options)
+        return dataclasses.replace(listing, problems=(*listing.problems, *astray(folder)))
     except OSError as error:
         raise ValueError(
             f"{error.filename or folder}: cannot be read ({error.strerror or error}): "
@@ -141,9 +141,10 @@ def _recognised(folder: Path, dataset: str, options: Options) -> str:
 def _nothing(folder: Path, *names: str) -> ValueError:
     """What to say where a folder holds none of the layouts `names`."""
     expected = " or ".join(_LAYOUTS[name].LAYOUT for name in names)
-    packed = " (its archives must be unpacked first)" if _packed(folder) else ""
+    hints = ["its archives must be unpacked first"] if _packed(folder) else [p.reason for p in astray(folder)]
+    hint = f" ({hints[0]})" if hints else ""
     return ValueError(
-        f"{folder}: no scans recognised{packed}, expected {expected}: give the folder that holds the subjects"
+        f"{folder}: no scans recognised{hint}, expected {expected}: give the folder that holds the subjects"
     )
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from ..labels import measure
 from . import folders
-from .numbered import file_names, tree
+from .numbered import file_names, tree, with_suffix
 from .scan import Problem
 
-FOLDER = re.compile(r"AU", re.IGNORECASE)  # AUCoding, AU_OCC, AU-Intensity-Codes3.0
+# AUCoding, AU_OCC, AU-Intensity-Codes3.0, and not August2024
+FOLDER = re.compile(r"AUs?(?![a-z])|AU(?:Coding|Intensity|Occ|Int)", re.IGNORECASE)
 LARGEST = 1 << 26  # bytes; ten minutes of film with forty action units have one megabyte
 _TABLE = re.compile(r"([FM]\d{3})_(T\d{1,2})(?:_AU(\d{1,2}))?\.csv", re.IGNORECASE)
 _NEVER = re.compile(r"(?!)")
@@ -26,14 +27,16 @@ Files = dict[str, Path]  # action unit of an intensity table, "" for occurrence 
 
 
 def find(places: Iterable[Path]) -> tuple[dict[tuple[str, str], Files], list[Problem]]:
-    """The tables in and below `places` by subject and task, and a Problem for each that is there twice."""
+    """The tables in and below `places` by subject and task, and a Problem for each CSV that is there twice or misnamed."""
     found: dict[tuple[str, str], Files] = {}
     problems = []
     for place in places:
         for folder in [place, *tree(place, 2, _NEVER)]:
-            for name in file_names(folder):
+            for name in with_suffix(file_names(folder), ".csv"):
                 match = _TABLE.fullmatch(name)
                 if match is None:
+                    reason = f"{name!r} is not called like F001_T1.csv or F001_T1_AU06.csv: rename it"
+                    problems.append(Problem(folder / name, reason))
                     continue
                 files = found.setdefault((match[1].upper(), f"T{int(match[2][1:])}"), {})
                 file, au = folder / name, match[3] or ""
@@ -151,13 +154,20 @@ def _add(out: dict[int, _Coded], row: list[str], line: int, coded: _Coded) -> No
     out[int(text)] = coded
 
 
-def number(tables: Mapping[tuple[str, str], Files]) -> int:
-    return sum(map(len, tables.values()))
+def idle(tables: Mapping[tuple[str, str], Files]) -> list[Problem]:
+    """A Problem for each sequence that has tables and no frames."""
+    return [
+        Problem(
+            next(iter(files.values())),
+            f"{folders.count(len(files), 'AU table')} of {subject}/{task}, which has no frames: restore them",
+        )
+        for (subject, task), files in sorted(tables.items())
+    ]
 
 
 def count(tables: Mapping[tuple[str, str], Files]) -> str:
     return (
-        folders.count(number(tables), "AU table")
+        folders.count(sum(map(len, tables.values())), "AU table")
         if tables
         else "no AU tables (a folder AUCoding beside the subjects)"
     )

@@ -29,15 +29,19 @@ _LAST = {"F": 23, "M": 18}  # subjects F001 to F023 and M001 to M018
 _TASK = re.compile(r"T\d{1,2}", re.IGNORECASE)
 _FEATURES = re.compile(r"3DFeatures", re.IGNORECASE)
 _FRAME = re.compile(r"(?P<number>\d+)\.obj", re.IGNORECASE)
+_NEVER = re.compile(r"(?!)")
 _OURS = re.compile(r"BP4D-training|AU-Intensity-Codes3\.0", re.IGNORECASE)  # folders of BP4D alone
 _PLUS = re.compile(r"RawData|2D\+3D|AU_OCC|AU_INT|Physiology|Thermal", re.IGNORECASE)  # and of BP4D+
 # What lies beside the meshes repeats their tree: F001/T1 with sensor readings or film.
-_CLOSED = re.compile(r"[FM]\d|AU|[23]DFeatures|IRFeatures|Physiology|Thermal|T\d", re.IGNORECASE)
+_CLOSED = re.compile(
+    rf"[FM]\d|{au_tables.FOLDER.pattern}|[23]DFeatures|IRFeatures|Physiology|Thermal|T\d", re.IGNORECASE
+)
 
 
 def matches(folder: Path) -> bool:
     """Whether some task folder holds a mesh, and nothing says BP4D+ alone."""
-    return has_meshes(folder) and evidence(folder) != (False, True)
+    ours, plus = evidence(folder)
+    return has_meshes(folder) and not (plus and not ours)
 
 
 def has_meshes(folder: Path) -> bool:
@@ -47,20 +51,28 @@ def has_meshes(folder: Path) -> bool:
     )
 
 
-def evidence(folder: Path) -> tuple[bool, bool]:
-    """Whether something is there that only BP4D has, and whether something that only BP4D+ has.
+def evidence(folder: Path) -> tuple[str, str]:
+    """Something that only BP4D has, and something that only BP4D+ has; empty where nothing is there.
 
     That are folders beside the subjects, and for BP4D+ tasks from T9 and subjects from F024 or M019 on.
     """
     people, others = _people(folder)
     tables = [inner for p in others if au_tables.FOLDER.match(p.name) for inner in folders.subfolders(p)]
     names = [folder.absolute().name, *(p.name for p in [*others, *tables])]
-    beyond = any(
-        int(person.name[1:]) > _LAST[person.name[0].upper()]
-        or any(int(t.name[1:]) > 8 for t in _tasks(person))
-        for person in people
-    )
-    return any(map(_OURS.fullmatch, names)), beyond or any(map(_PLUS.fullmatch, names))
+    beyond = [p.name for p in people if int(p.name[1:]) > _LAST[p.name[0].upper()]]
+    tasks = (f"{p.name}/{t.name}" for p in people for t in _tasks(p) if int(t.name[1:]) > len(TASKS))
+    ours = next(filter(_OURS.fullmatch, names), "")
+    return ours, next(filter(_PLUS.fullmatch, names), "") or next(iter(beyond), "") or next(tasks, "")
+
+
+def _told(folder: Path) -> str:
+    """By what the set was told from the other, for the person who asked."""
+    said = [
+        f"{name} is only in {which}"
+        for name, which in zip(evidence(folder), ("BP4D", "BP4D+"), strict=True)
+        if name
+    ]
+    return " but ".join(said) or "nothing tells BP4D from BP4D+"
 
 
 def listing(folder: Path, options: Options) -> Listing:
@@ -79,6 +91,7 @@ def list_tasks(
     tables, doubles = au_tables.find([p for p in others if au_tables.FOLDER.match(p.name)])
     problems += doubles
     used: set[tuple[str, str]] = set()
+    features = _features(folder, others)
     found, words = [], {task.lower(): word for task, word in table.items()} | dict(options.mapping)
     for person in people:
         tasks = _tasks(person)
@@ -88,7 +101,9 @@ def list_tasks(
             )
         for task in tasks:
             subject, name = person.name.upper(), f"T{int(task.name[1:])}"
-            frames, trouble = _frames(task, tables.get((subject, name), {}), options)
+            files = file_names(task)
+            features += len(with_suffix(files, ".bndplus"))
+            frames, trouble = _frames(task, files, tables.get((subject, name), {}), options)
             problems += trouble
             word = words.get(name.lower())
             if frames:
@@ -98,14 +113,14 @@ def list_tasks(
     sequences, doubles = folders.unique(found)
     bare = sum(s.label is None for s in sequences)
     note = f"{folders.count(bare, 'sequence')} of tasks without an expression" if bare else ""
-    idle = au_tables.number({key: files for key, files in tables.items() if key not in used})
+    problems += au_tables.idle({key: files for key, files in tables.items() if key not in used})
     why = folders.why(
         layout,
         sequences,
+        _told(folder),
         au_tables.count(tables),
-        f"{folders.count(idle, 'AU table')} without frames" if idle else "",
         note,
-        _features([folder, *others]),
+        f"{folders.count(features, 'file')} of 3D features not read" if features else "",
     )
     return Listing(dataset, why, tuple(sequences), tuple(problems + doubles))
 
@@ -125,8 +140,9 @@ def _tasks(person: Path) -> list[Path]:
     return sorted(found, key=lambda p: int(p.name[1:]))
 
 
-def _frames(task: Path, tables: au_tables.Files, options: Options) -> tuple[tuple[Frame, ...], list[Problem]]:
-    names = file_names(task)
+def _frames(
+    task: Path, names: list[str], tables: au_tables.Files, options: Options
+) -> tuple[tuple[Frame, ...], list[Problem]]:
     meshes, pictures = with_suffix(names, ".obj"), pictures_of(names)
     if not meshes and pictures:
         reason = f"task {task.name!r} holds pictures and no meshes (the 2D release?): add the meshes of the 3D release"
@@ -138,13 +154,12 @@ def _frames(task: Path, tables: au_tables.Files, options: Options) -> tuple[tupl
     return found, problems + trouble + au_tables.missed(tables, coded, {frame.number for frame in found})
 
 
-def _features(places: list[Path]) -> str:
+def _features(folder: Path, others: list[Path]) -> int:
     """How many files of 3D landmarks lie beside the subjects: nothing says on which vertices their points lie."""
-    number = sum(
-        len(with_suffix(file_names(place), ".bndplus", *([".mat"] * bool(_FEATURES.fullmatch(place.name)))))
-        for place in places
-    )
-    return f"{folders.count(number, 'file')} of 3D features not read" if number else ""
+    features = [p for p in others if _FEATURES.fullmatch(p.name)]
+    places = [folder, *others, *(inner for place in features for inner in tree(place, 2, _NEVER))]
+    number = sum(len(with_suffix(file_names(place), ".bndplus")) for place in places)
+    return number + sum(len(with_suffix(file_names(place), ".mat")) for place in features)
 
 
 def _archives(people: list[Path]) -> list[Problem]:

@@ -27,7 +27,8 @@ TASKS = {
 
 def matches(folder: Path) -> bool:
     """Whether some task folder holds a mesh, and nothing says BP4D alone: where nothing says either, the person must choose."""
-    return bp4d.has_meshes(folder) and bp4d.evidence(folder) != (True, False)
+    ours, plus = bp4d.evidence(folder)
+    return bp4d.has_meshes(folder) and not (ours and not plus)
 
 
 def listing(folder: Path, options: Options) -> Listing:

@@ -41,8 +41,16 @@ def listing(folder: Path, options: Options) -> Listing:
                 f"{number} of {person.name} in no folder of an expression or sentence: move them into one"
             )
             problems.append(Problem(person, reason))
-        for inner in folders.subfolders(person):
-            names = numbered.with_suffix(numbered.file_names(inner), ".ply")
+        expressions = folders.subfolders(person)
+        if not expressions and not loose:
+            problems.append(Problem(person, f"folder {person.name!r} holds no meshes: restore them"))
+        for inner in expressions:
+            files = numbered.file_names(inner)
+            names = numbered.with_suffix(files, ".ply")
+            if names and (strange := numbered.with_suffix(files, ".obj")):
+                number = folders.count(len(strange), ".obj mesh", ".obj meshes")
+                reason = f"{number} beside .ply meshes left out: move them out of {inner.name}"
+                problems.append(Problem(inner, reason))
             if not names:
                 problems.append(Problem(inner, f"folder {inner.name!r} holds no .ply meshes: restore them"))
                 continue

@@ -44,13 +44,18 @@ def listing(folder: Path, options: Options) -> Listing:
     problems: list[Problem] = []
     left = 0
     people, others = _people(folder)
-    for place in others:
-        if place.name.lower() == _REGISTERED and place.parent not in people:
-            reason = f"folder {place.parent.name!r} looks like a subject, but a subject is a number: correct its name"
-            problems.append(Problem(place.parent, reason))
+    misnamed = {place.parent for place in others if place.name.lower() == _REGISTERED}
+    misnamed |= {place for place in others if any(map(_expected, _scans(place)))}
+    for place in sorted(misnamed.difference(people)):
+        reason = f"folder {place.name!r} looks like a subject, but a subject is a number: correct its name"
+        problems.append(Problem(place, reason))
     for person in people:
         registered, scans = _meshes(person)
-        problems += _passed_over(person)
+        passed = _passed_over(person)
+        problems += passed
+        if not (registered or scans or passed):
+            reason = f"subject {person.name} has no meshes like {LAYOUT.replace('1/', f'{person.name}/')}: restore them"
+            problems.append(Problem(person, reason))
         left += len(registered.keys() & scans.keys())
         for frame in (scans | registered).values():
             try:
@@ -73,7 +78,7 @@ def _sequence(frame: Frame, subject: str, options: Options) -> Sequence:
     word = match[2].lower()
     word = word if word in options.mapping else LABELS.get(word, "")
     label = options.expression(word) if word else None
-    return Sequence(subject, label, f"{subject}/{file.stem.lower()}", (frame,))
+    return Sequence(subject, label, f"{subject}/{int(match[1])}_{match[2].lower()}", (frame,))
 
 
 def _expected(file: Path) -> bool:
@@ -110,5 +115,8 @@ def _meshes(person: Path) -> tuple[dict[str, Frame], dict[str, Frame]]:
             for file in files.values():
                 if file.suffix.lower() == ".obj":
                     registered[file.stem.lower()] = Frame(file, texture=folders.image_of(files, file.stem))
-    scans = numbered.with_suffix(numbered.file_names(person), ".ply")
-    return registered, {name[:-4].lower(): Frame(person / name) for name in scans}
+    return registered, {file.stem.lower(): Frame(file) for file in _scans(person)}
+
+
+def _scans(person: Path) -> list[Path]:
+    return [person / name for name in numbered.with_suffix(numbered.file_names(person), ".ply")]

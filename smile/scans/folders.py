@@ -2,24 +2,78 @@
 
 import os
 import re
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .images import EXTENSIONS
 from .scan import Problem, Sequence
 
-SYSTEM = re.compile(r"[.]|__MACOSX$|\$RECYCLE|System Volume", re.IGNORECASE)
+SYSTEM = re.compile(
+    r"[.]|__MACOSX$|[$#]RECYCLE|System Volume|lost[+]found$|@eaDir$", re.IGNORECASE
+)  # also of file servers
 
 
 def entries(folder: Path) -> list[Path]:
     """The files and folders in `folder` by name, without hidden ones and those of operating systems."""
-    return sorted(p for p in folder.iterdir() if not SYSTEM.match(p.name))
+    return sorted(Path(entry.path) for entry in sound(folder))
 
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders in `folder` by name; the files between them, often thousands, cost nothing."""
+    return sorted(Path(entry.path) for entry in sound(folder) if entry.is_dir())
+
+
+def walk(folder: Path, lost: list[Problem] | None = None) -> Iterator[tuple[Path, list[str]]]:
+    """(folder, names of its files) of `folder` and all below by name, links followed; `lost` gets what cannot be opened."""
+    lost = [] if lost is None else lost
+    try:
+        found = sorted(sound(folder, lost), key=lambda entry: entry.name)
+    except OSError as error:
+        reason = f"folder {folder.name!r} cannot be opened ({error.strerror or error}): check the permissions"
+        lost.append(Problem(folder, reason))
+        return
+    yield folder, [entry.name for entry in found if not entry.is_dir()]
+    for entry in found:
+        if entry.is_dir():
+            yield from walk(Path(entry.path), lost)
+
+
+def astray(folder: Path) -> list[Problem]:
+    """A Problem for each link in `folder` and below that no listing follows, and each folder that cannot be opened."""
+    problems: list[Problem] = []
+    for _ in walk(folder, problems):
+        pass
+    return problems
+
+
+def sound(folder: Path, lost: list[Problem] | None = None) -> Iterator["os.DirEntry[str]"]:
+    """What lies in `folder` in any order, without what is of operating systems and links that lead astray (a Problem in `lost`)."""
     with os.scandir(folder) as found:
-        return sorted(Path(p.path) for p in found if p.is_dir() and not SYSTEM.match(p.name))
+        for entry in found:
+            if SYSTEM.match(entry.name):
+                continue
+            if entry.is_symlink() and (reason := _leads_astray(entry)):
+                if lost is not None:
+                    lost.append(Problem(Path(entry.path), reason))
+            else:
+                yield entry
+
+
+def _leads_astray(link: "os.DirEntry[str]") -> str | None:
+    """Why a link is not followed: it is broken, or leads to a folder that it lies in, by whatever way."""
+    try:
+        there = link.stat()
+    except OSError as error:
+        return (
+            f"link {link.name!r} leads to nothing that can be opened ({error.strerror or error}): restore what it leads to, "
+            "or take the link away"
+        )
+    path = Path(link.path).absolute()
+    above = {*path.parents, *path.parent.resolve().parents} if stat.S_ISDIR(there.st_mode) else set()
+    if any(os.path.samestat(there, outer.stat()) for outer in above):
+        return f"link {link.name!r} leads back to a folder that it lies in: take the link away"
+    return None
 
 
 def subjects(folder: Path, pattern: str, *, depth: int = 2) -> tuple[list[Path], list[Path]]:

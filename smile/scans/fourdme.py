@@ -16,7 +16,7 @@ from .scan import Frame, Listing, Options, Problem, Sequence
 LAYOUT = (
     "S01/12/000.obj or 12/000.jpg, and a CSV with Negative, Positive, Repression, Surprise, Others (4DME)"
 )
-_NAME = re.compile(r"4DM[ER]", re.IGNORECASE)
+_NAME = re.compile(r"4DM[ER](?![a-z])", re.IGNORECASE)  # not `4DMeshes`
 _MESHES = (".obj", ".ply", ".wrl")
 _FRAME = re.compile(r"(?:.*\D)?(?P<number>\d+)\.\w+")
 _PERSON = re.compile(
@@ -29,15 +29,14 @@ def matches(folder: Path) -> bool:
     """Whether a CSV names the five classes, or a folder called 4DME or 4DMR holds what no other data set explains."""
     if _tables(folder):
         return True
-    if len(_places(folder)) < 2 and not _NAME.search(folder.absolute().name):
-        return False
-    return _has_sequences(folder) and not any(
+    named = [folder] if _NAME.search(folder.absolute().name) else _places(folder)[1:]
+    return any(map(_has_sequences, named)) and not any(
         explains(folder) for explains in (bp4d.has_meshes, coma.matches, d3dfacs.matches, facescape.matches)
     )
 
 
 def _has_sequences(folder: Path) -> bool:
-    """Whether a folder with a number in its name holds numbered frames; those of BU-4DFE are called `Angry`."""
+    """Whether a folder in it with a number in its name holds numbered frames; those of BU-4DFE are called `Angry`."""
     return any(
         _FRAME.fullmatch(name)
         for place in numbered.tree(folder, 4, _NEVER)

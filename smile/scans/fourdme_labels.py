@@ -21,6 +21,7 @@ _SEQUENCE = ("sequence", "sequence_id", "seq", "seq_id", "id", "clip", "video", 
 _SUBJECT = ("subject", "subject_id", "sub", "participant")
 _MARKS = ("onset", "apex", "offset")
 _UNIT = re.compile(r"au_?\d{1,2}[lr]?(_intensity)?")
+_SPREADSHEET = re.compile(r"(\d+)\.0+")  # how a spreadsheet writes the number of a person or a sequence
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def read(path: Path) -> tuple[list[Row], list[Problem]]:
                 if len(cells) < len(header):
                     raise ValueError(f"it has {len(cells)} cells and the first row {len(header)}")
                 named = {name: cell.strip() for name, cell in zip(header, cells, strict=False)}
-                rows.append(_row(line, named[column], named))
+                rows.append(_row(line, _id(named[column]), named))
             except ValueError as error:
                 problems.append(Problem(path, f"row {line} is left out: {error}: correct the row"))
     return rows, problems
@@ -141,7 +142,7 @@ def _row(line: int, sequence: str, cells: dict[str, str]) -> Row:
             f"{', '.join(f'{name} {number}' for name, number in marks.items())} are out of order"
         )
     subject = next((cells[name] for name in _SUBJECT if cells.get(name)), "")
-    return Row(line, sequence, subject, measures, marks)
+    return Row(line, sequence, _id(subject), measures, marks)
 
 
 def _units(values: dict[str, float]) -> dict[str, float]:
@@ -151,6 +152,11 @@ def _units(values: dict[str, float]) -> dict[str, float]:
         with suppress(ValueError):
             found |= [measure(name, value)]
     return found
+
+
+def _id(cell: str) -> str:
+    match = _SPREADSHEET.fullmatch(cell)
+    return match[1] if match else cell
 
 
 def _whole(name: str, cell: str) -> int:

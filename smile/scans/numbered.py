@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from .folders import subfolders
+from .folders import sound, subfolders
 from .images import EXTENSIONS
 from .scan import Frame, Problem
 
@@ -26,8 +26,7 @@ def tree(folder: Path, depth: int, stop: re.Pattern[str]) -> Iterator[Path]:
 
 def file_names(folder: Path) -> list[str]:
     """The names of the files in `folder`, in order, without hidden ones."""
-    with os.scandir(folder) as found:
-        return sorted(entry.name for entry in found if entry.name[0] != "." and entry.is_file())
+    return sorted(entry.name for entry in sound(folder) if entry.is_file())
 
 
 def with_suffix(names: Sequence[str], *suffixes: str) -> list[str]:

@@ -113,12 +113,9 @@ def advice(folder: Path) -> str | None:
 
 def _files(folder: Path) -> Iterator[Path]:
     """Every scan below `folder` by name, without hidden files and folders and those of operating systems."""
-    for place, inner, names in os.walk(folder):
-        inner[:] = sorted(n for n in inner if not folders.SYSTEM.match(n))
-        for name in sorted(names):
+    for place, names in folders.walk(folder):
+        for name in names:
             suffix = os.path.splitext(name)[1].lower()
-            if folders.SYSTEM.match(name):
-                continue
             if suffix in SUFFIXES or suffix in _SHY or rgbd.stem_of(PurePath(place, name)) is not None:
                 yield Path(place, name)
 
@@ -200,8 +197,8 @@ def _told(
         raise ValueError(f"{path.as_posix()!r} {' and '.join(ways)}: correct the one or the other")
     subject = _subject(path, named, row, labels)
     word = named.expression if named else None
-    if labels and labels.has_expression:
-        word = row.expression if row else None
+    if row and labels and labels.has_expression:
+        word = row.expression
     frame = named.frame if named else None
     name = named.name if named else path.with_suffix("").as_posix()
     if row and (whole or row.sequence):
@@ -291,10 +288,10 @@ def _frame(one: _Found, number: int, folder: Path, look: Callable[[Path], dict[s
 
 def _sequence(group: list[_Found], frames: tuple[Frame, ...], options: Options) -> Sequence:
     """Raises ValueError for an unknown or contradictory label, and for an onset, apex or offset that no frame has."""
-    labels = {
-        options.expression(word) for word in sorted({one.word for one in group if one.word is not None})
-    } - {None}
     rows = [one.row for one in group if one.row]
+    # A line for some frames is about the sequence, whatever the names of the others say.
+    words = {row.expression for row in rows if row.expression} or {one.word for one in group if one.word}
+    labels = {options.expression(word) for word in sorted(words)} - {None}
     if len(labels) > 1:
         raise ValueError(
             f"its frames are labelled {' and '.join(sorted(map(str, labels)))}: a sequence has one label"

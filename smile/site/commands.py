@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from . import options
-from .text import silence
+from .text import plain, silence
 
 if TYPE_CHECKING:
     from .store import Site
@@ -67,7 +67,7 @@ def run_prepare(arguments: argparse.Namespace) -> int:
             "stopped: what is done so far is kept, run the same command again to go on"
         ) from None
     if arguments.json:
-        _say(json.dumps(manifest, indent=2, allow_nan=False), sys.stdout)
+        print(json.dumps(manifest, indent=2, allow_nan=False))
     return 0
 
 
@@ -142,12 +142,12 @@ def _print_report(
     if figures:
         print(f"quality (5, 50 and 95 % of the scans): {quality_line(figures)}")
     if sheet:
-        print(sheet)
+        print(plain(sheet))
 
 
 def _print_site(site: "Site") -> None:
     manifest, views = site.manifest, site.views
-    print(f"{manifest['dataset']}: {manifest['why']}")
+    print(plain(f"{manifest['dataset']}: {manifest['why']}"))
     motion = {"frames": "", "difference": ", differences to the onset", "dynamic": ", dynamic images"}
     print(
         f"{len(views.yaws)} views of {views.size} px ({', '.join(views.modalities)}{motion[views.motion]}"
@@ -164,8 +164,8 @@ def _sayer(*, quiet: bool, json: bool) -> Callable[[str], None]:
 
 
 def _say(line: str, stream: TextIO) -> None:
-    """Print a line; nobody there to read it (`| head`) is no reason to end a long run."""
+    """Print a line; nobody there to read it (`| head`), or a full disk of logs, is no reason to end a long run."""
     try:
-        print(line, file=stream, flush=True)
-    except BrokenPipeError:
+        print(plain(line), file=stream, flush=True)
+    except OSError:
         silence(stream)

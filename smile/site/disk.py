@@ -142,7 +142,7 @@ def read_manifest(site: Path) -> dict[str, Any] | None:
     """The manifest, or None where `site` has none or another program's."""
     try:
         manifest = json.loads((site / MANIFEST).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return manifest if isinstance(manifest, dict) and manifest.get("kind") == KIND else None
 

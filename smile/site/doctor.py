@@ -67,7 +67,7 @@ def examine(arguments: argparse.Namespace) -> Report:
     from .prepare import check_numbers, cores
     from .work import Settings
 
-    views, raw = options.read_views(arguments), arguments.raw.resolve()
+    views, raw = options.read_views(arguments), Path(os.path.realpath(arguments.raw))
     chosen = {"frames": arguments.frames, "sampling": arguments.sampling, "window": arguments.window}
     check_numbers(views, jobs=None, **chosen)
     if arguments.sample < 1:
@@ -148,9 +148,9 @@ def _labels(listing: "Listing") -> list[Report]:
 
 def _others(frames: "list[Frame]", raw: Path, problems: set[Path]) -> dict[str, int]:
     """Extension -> how many files of it belong to no scan and to no problem."""
-    from .plan import files_of
+    from .plan import files_of, shared_files
 
-    used = {path for frame in frames for path in files_of(frame)} | problems
+    used = {path for frame in frames for path in files_of(frame)} | shared_files(frames) | problems
     found: Counter[str] = Counter()
     for folder, folders, names in os.walk(raw):
         folders[:] = [name for name in folders if Path(folder, name) not in problems]
@@ -287,7 +287,9 @@ def _line(reason: str, raw: Path) -> str:
 
 
 def _print(report: Report) -> None:
-    say: Callable[[str], None] = print
+    def say(line: str) -> None:
+        print(plain(line))
+
     say(f"recognised {report['dataset']}: {report['why']}")
     say(f"{'label':15}{'subjects':>10}{'sequences':>11}{'frames':>9}")
     total = {"label": "all", **{name: report[name] for name in ("subjects", "sequences", "frames")}}
@@ -317,7 +319,7 @@ def _print(report: Report) -> None:
         f"expected, an estimate from the sample: {site['samples']} samples of {site['planned']} planned, "
         f"{site['megabytes']:.1f} MB, {_duration(site['seconds'])} on the {site['cores']} cores of this machine"
     )
-    say(f"to prepare it: {report['command']}")
+    print(f"to prepare it: {report['command']}")  # to be copied: the user's own folders as they are
 
 
 def _print_sample(sample: Report, say: Callable[[str], None]) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,11 @@ def make_plan(listing: Listing, settings: Settings) -> Plan:
 
     Chunks follow the paths of the files, so what is only said about them (label, subject, measures) moves no cut.
     """
-    for known in (_beside, _state):  # files may have changed since an earlier run in this process
+    for known in (
+        _beside,
+        _shared_state,
+        _state,
+    ):  # files may have changed since an earlier run in this process
         known.cache_clear()
     whole = sorted(listing.sequences, key=lambda sequence: (sequence.subject, sequence.name))
     parts = [(one, part) for one in whole if one.frames for part in sampling.windows(one, settings.window)]
@@ -144,19 +149,28 @@ def _key(items: list[Item], settings: Settings) -> str:
     files = [
         [[_state(path, settings.raw) for path in files_of(frame)] for frame in item.frames] for item in items
     ]
-    return _digest({"views": views_hash(settings.views), "files": files})[:32]
+    folders = {mesh.parent for item in items for frame in item.frames for mesh in _naming(frame)}
+    shared = [_shared_state(folder, settings.raw) for folder in sorted(folders)]
+    return _digest({"views": views_hash(settings.views), "files": files, "shared": shared})[:32]
 
 
 def files_of(frame: Frame) -> list[Path]:
-    """Every file whose change should have the scan prepared again."""
+    """Every file of the scan's own whose change should have it prepared again; `shared_files` come on top of them."""
     named = (frame.path, *frame.parts, frame.texture, frame.landmarks, frame.camera)
-    files = [path for path in named if path is not None]
+    own = [path for mesh in _naming(frame) for path in _beside(mesh.parent).get(_stem(mesh), ())]
+    return list(dict.fromkeys([*(path for path in named if path is not None), *own]))
+
+
+def shared_files(frames: Iterable[Frame]) -> set[Path]:
+    """Materials and images beside the scans that any of them may name."""
+    folders = {mesh.parent for frame in frames for mesh in _naming(frame)}
+    return {path for folder in folders for path in _beside(folder).get(SHARED, ())}
+
+
+def _naming(frame: Frame) -> list[Path]:
+    """The meshes of a scan that name other files. The names are inside, so what may be meant is taken for it."""
     kinds = NAME_IMAGES if frame.texture is None else NAME_MATERIALS
-    for mesh in (frame.path, *frame.parts):
-        if mesh.suffix.lower() in kinds:  # what it names is inside: take what may be meant
-            beside = _beside(mesh.parent)
-            files += [*beside.get(_stem(mesh), ()), *beside.get(SHARED, ())]
-    return list(dict.fromkeys(files))
+    return [mesh for mesh in (frame.path, *frame.parts) if mesh.suffix.lower() in kinds]
 
 
 @functools.lru_cache(maxsize=64)
@@ -177,6 +191,11 @@ def _beside(folder: Path) -> dict[str, list[Path]]:
 def _stem(mesh: Path) -> str:
     """What the names of a mesh's own images begin with: F0001_AN01WH_F3D.wrl names F0001_AN01WH_F2D.bmp."""
     return re.sub("_(F3D|RAW)$", "", mesh.stem) if mesh.suffix.lower() == ".wrl" else mesh.stem
+
+
+@functools.lru_cache(maxsize=64)  # thousands of meshes may share thousands of images
+def _shared_state(folder: Path, raw: Path) -> str:
+    return _digest([_state(path, raw) for path in _beside(folder).get(SHARED, ())])
 
 
 @functools.lru_cache(maxsize=4096)  # files that many meshes share

@@ -63,7 +63,10 @@ def prepare(
     from ..scans import find
     from ..views import choose_renderer
 
-    raw, site = Path(raw).resolve(), Path(site).resolve()
+    raw, site = (
+        Path(os.path.realpath(raw)),
+        Path(os.path.realpath(site)),
+    )  # `resolve` fails on a loop of links
     check_numbers(views, jobs=jobs, frames=frames, sampling=sampling, window=window)
     allowed = read_limits(()) if limits is None else check_limits(limits)
     _check_folders(raw, site)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smile.scans import Options, find, read
+from smile.scans import Options, find, fourdme, read
 from tests.scans.writers import write
 from tests.scans.writers_film import FACES, VERTICES, pair_picture, reasons, textured_obj, touch
 
@@ -268,7 +268,30 @@ def test_marks_outside_the_frames_are_left_out(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("person", ["S1/", ""])
+def test_ids_as_a_spreadsheet_writes_them(tmp_path: Path, person: str) -> None:
+    rows = "12.0,1.0,1,0,0,0,0\n13,1,1,0,0,0,0\n"
+    root = mesh_tree(tmp_path, f"{person}12", f"{person}13", table=f"sequence,subject,{CLASSES}\n{rows}")
+    listing = find(root)
+    assert [(s.subject, s.name) for s in listing.sequences] == [("1", f"{person}12"), ("1", f"{person}13")]
+    assert listing.problems == ()
+
+
 # --- the name rule -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("4DME/S01/12/readme.txt",),
+        ("4DME/readme.txt", "exports/P1_2/000.obj"),
+        ("4DMeshes/S01/12/000.obj",),
+        ("4DME/docs/figure1.jpg", "4DME/Angry/000.obj"),
+    ],
+)
+def test_a_name_without_frames_below_it_is_not_enough(tmp_path: Path, files: tuple[str, ...]) -> None:
+    assert not fourdme.matches(touch(tmp_path, *files))
+    assert fourdme.matches(touch(tmp_path, "4DME_release/S01/12/000.obj"))
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def test_a_tree_that_could_be_either_is_not_guessed(tmp_path: Path) -> None:
         ValueError, match=r"with other labels: say which it is with --dataset bp4d or --dataset bp4dplus"
     ):
         find(bp4d_tree(tmp_path))
+    assert "nothing tells BP4D from BP4D+" in find(tmp_path, dataset="bp4d").why
 
 
 @pytest.mark.parametrize("only_plus", ["F001/T10/000.obj", "F024/T1/000.obj", "M019/T1/000.obj"])
@@ -56,6 +57,11 @@ def test_tasks_and_subjects_that_only_the_larger_set_has(tmp_path: Path, only_pl
     root = touch(bp4d_tree(tmp_path), f"Sequences/{only_plus}")
     assert find(root).dataset == "bp4dplus"
     assert not bp4d.matches(root)
+    name = only_plus.removesuffix("/000.obj").removesuffix("/T1")
+    assert f"; {name} is only in BP4D+; " in find(root).why
+    assert (
+        f"; {name} is only in BP4D+; " in find(root, dataset="bp4d").why
+    )  # what the person says counts, and is doubted
 
 
 @pytest.mark.parametrize(
@@ -73,14 +79,20 @@ def test_tasks_and_subjects_that_only_the_larger_set_has(tmp_path: Path, only_pl
 def test_folders_that_only_one_of_the_two_has(tmp_path: Path, beside: str, dataset: str) -> None:
     root = touch(bp4d_tree(tmp_path / "data"), beside)
     assert find(root).dataset == dataset
+    assert f" is only in {'BP4D' if dataset == 'bp4d' else 'BP4D+'}; " in find(root).why
     touch(root, "AU-Intensity-Codes3.0/readme.txt", "Thermal/readme.txt")  # both: the person must choose
     with pytest.raises(ValueError, match="--dataset bp4d or --dataset bp4dplus"):
         find(root)
+    assert " is only in BP4D but " in find(root, dataset="bp4d").why
 
 
 def test_the_folder_given_may_be_the_evidence(tmp_path: Path) -> None:
     assert find(touch(tmp_path / "2D+3D", "F001/T1/000.obj")).dataset == "bp4dplus"
     assert find(touch(tmp_path / "BP4D-training", "F001/T1/000.obj")).dataset == "bp4d"
+
+
+def test_a_folder_that_begins_like_au_is_no_folder_of_tables(tmp_path: Path) -> None:
+    assert one(find(touch(tmp_path, "August2024/F050/T8/0001.obj"))).label == "pain"
 
 
 def test_the_raw_tree_below_a_folder_of_the_data_set(tmp_path: Path) -> None:
@@ -260,7 +272,14 @@ def test_tables_that_reach_no_frame_are_counted(tmp_path: Path) -> None:
     write(root / "AUCoding/F009_T1.csv", OCCURRENCE)
     write(root / "AU-Intensity-Codes3.0/AU06/F001_T2_AU06.csv", "1,3\n")
     listing = find(root)
-    assert "4 AU tables; 2 AU tables without frames" in listing.why
+    assert "4 AU tables" in listing.why
+    assert reasons(listing) == (
+        "1 AU table of F001/T2, which has no frames: restore them | 1 AU table of F009/T1, which has no frames: restore them"
+    )
+    write(root / "AUCoding/F001-T1.csv", OCCURRENCE)
+    assert "'F001-T1.csv' is not called like F001_T1.csv or F001_T1_AU06.csv: rename it" in reasons(
+        find(root)
+    )
 
 
 def test_a_task_of_two_digits_is_the_same_task(tmp_path: Path) -> None:
@@ -289,6 +308,8 @@ def test_features_that_are_not_read_are_counted(tmp_path: Path) -> None:
     touch(tmp_path, "F001/T1/001.obj", "3DFeatures/F001_T1.mat", "2DFeatures/F001_T1.mat")
     touch(tmp_path, "points/F001_T1_0001.bndplus", "points/F001_T1_0002.bndplus")
     assert "3 files of 3D features not read" in find(tmp_path, dataset="bp4d").why
+    touch(tmp_path, "F001/T1/F001_T1_0001.bndplus", "3DFeatures/F001/T1/F001_T1_0001.bndplus")
+    assert "5 files of 3D features not read" in find(tmp_path, dataset="bp4d").why
 
 
 def test_two_tables_for_one_sequence(tmp_path: Path) -> None:

@@ -195,7 +195,11 @@ def test_bu4dfe_counts_frames_without_landmarks(tmp_path: Path) -> None:
 def test_a_folder_that_leads_back_to_itself_ends(tmp_path: Path) -> None:
     touch(tmp_path, "F001/Sad/000.wrl")
     (tmp_path / "back").symlink_to(tmp_path, target_is_directory=True)
-    assert [s.name for s in find(tmp_path).sequences] == ["F001/Sad"]
+    listing = find(tmp_path)
+    assert [s.name for s in listing.sequences] == ["F001/Sad"]
+    (problem,) = listing.problems
+    assert problem.path == tmp_path / "back"
+    assert "link 'back' leads back to a folder that it lies in: take the link away" in problem.reason
 
 
 # --- BU-3DFE -----------------------------------------------------------------

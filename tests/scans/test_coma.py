@@ -69,11 +69,15 @@ def test_what_is_passed_over_is_said(tmp_path: Path) -> None:
     touch(tmp_path, "FaceTalk_170725_00137_TA/bareteeth/bareteeth.000001.ply")
     touch(tmp_path, "FaceTalk_170725_00137_TA/1.ply", "FaceTalk_170725_00137_TA/2.ply")
     touch(tmp_path, "FaceTalk_170731_00024/mouth_up/mouth_up.000001.ply")
+    touch(tmp_path, "FaceTalk_170725_00137_TA/bareteeth/bareteeth.000002.obj")
+    (tmp_path / "FaceTalk_170811_03274_TA").mkdir()
     listing = find(tmp_path)
     assert len(listing.sequences) == 1
     for part in (
+        "1 .obj mesh beside .ply meshes left out: move them out of bareteeth",
+        "folder 'FaceTalk_170811_03274_TA' holds no meshes: restore them",
         "'FaceTalk_170731_00024' looks like a subject, but a subject is called like FaceTalk_170725_00137_TA",
         "2 meshes of FaceTalk_170725_00137_TA in no folder of an expression or sentence: move them",
     ):
         assert part in reasons(listing)
-    assert len(listing.problems) == 2
+    assert len(listing.problems) == 4

@@ -80,14 +80,19 @@ def test_meshes_in_the_wrong_place_are_said(tmp_path: Path) -> None:
     touch(
         tmp_path, "1/models_reg/1_neutral.obj", "1/models_reg/4_anger.ply", "1/2_smile.obj", "1/16_grin.obj"
     )
-    touch(tmp_path, "person 2/models_reg/1_neutral.obj")
+    touch(tmp_path, "person 2/models_reg/1_neutral.obj", "person 3/1_neutral.ply", "notes/a.ply")
+    touch(tmp_path, "4/dpmap/1_neutral.png", "5/models_reg/1_neutral.stl")
     listing = find(tmp_path)
     assert [s.name for s in listing.sequences] == ["1/1_neutral"]
     assert {(p.path.relative_to(tmp_path).as_posix(), p.reason) for p in listing.problems} == {
         ("1", "2 .obj meshes left out: move them to models_reg"),
         ("1/models_reg", "1 .ply mesh left out: move them to 1"),
         ("person 2", "folder 'person 2' looks like a subject, but a subject is a number: correct its name"),
+        ("person 3", "folder 'person 3' looks like a subject, but a subject is a number: correct its name"),
+        ("4", "subject 4 has no meshes like 4/models_reg/4_anger.obj or 4/4_anger.ply: restore them"),
+        ("5", "subject 5 has no meshes like 5/models_reg/4_anger.obj or 5/4_anger.ply: restore them"),
     }
+    assert len(listing.problems) == 6
 
 
 def test_leading_zeros_make_no_other_person(tmp_path: Path) -> None:
@@ -95,4 +100,11 @@ def test_leading_zeros_make_no_other_person(tmp_path: Path) -> None:
     touch(tmp_path, "data/multiview/01/2_smile.ply", "data/multiview/01/4_anger.ply")
     listing = find(tmp_path)
     assert [(s.subject, s.name) for s in listing.sequences] == [("1", "1/2_smile"), ("1", "1/4_anger")]
+    assert "1/4_anger is already there as" in reasons(listing)
+
+
+def test_leading_zeros_make_no_other_expression(tmp_path: Path) -> None:
+    touch(tmp_path, "1/models_reg/4_anger.obj", "1/models_reg/04_anger.obj", "1/models_reg/02_smile.obj")
+    listing = find(tmp_path)
+    assert [s.name for s in listing.sequences] == ["1/2_smile", "1/4_anger"]
     assert "1/4_anger is already there as" in reasons(listing)

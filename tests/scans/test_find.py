@@ -1,9 +1,11 @@
 """Listing a private folder: layouts, labels, order, and what is set aside with a sentence."""
 
+import os
 import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,6 +116,68 @@ def test_scanner_problems(tmp_path: Path) -> None:
         "'P1_happy_0.ply'",
     ):
         assert part in reasons(listing)
+
+
+def test_links_are_followed_and_those_that_lead_astray_are_said(tmp_path: Path) -> None:
+    raw = touch(tmp_path / "raw", "P001_happy_0.obj", "a/note.md")
+    touch(tmp_path / "store", "P002_sad_0.obj", "deep/P003_fear_0.obj")
+    (raw / "a/scans").symlink_to(tmp_path / "store")
+    (raw / "P004_anger_0.obj").symlink_to(raw / "P001_happy_0.obj")
+    (tmp_path / "store/deep/up").symlink_to(tmp_path / "store")  # round and round, outside the folder given
+    (tmp_path / "store/deep/top").symlink_to(tmp_path)
+    (raw / "P005_sad_0.obj").symlink_to(tmp_path / "gone.obj")
+    (raw / "b").symlink_to(tmp_path / "not mounted")
+    (raw / "self").symlink_to(raw / "self")
+    listing = find(raw)
+    assert [s.subject for s in listing.sequences] == ["P001", "P002", "P003", "P004"]
+    said = {problem.path.relative_to(raw).as_posix(): problem.reason for problem in listing.problems}
+    assert len(listing.problems) == len(said)
+    back, gone = (
+        "leads back to a folder that it lies in: take",
+        "leads to nothing that can be opened (No such file",
+    )
+    for place, part in {
+        "a/scans/deep/up": f"link 'up' {back}",
+        "a/scans/deep/top": f"link 'top' {back}",
+        "P005_sad_0.obj": gone,
+        "b": gone,
+        "self": "leads to nothing that can be opened (Too many levels",
+    }.items():
+        assert part in said.pop(place)
+    assert not said
+
+
+def test_links_in_the_tree_of_a_data_set(tmp_path: Path) -> None:
+    touch(tmp_path / "store", "M001/Sad/000.wrl", "frame.wrl")
+    raw = touch(tmp_path / "raw", "F001/Angry/000.wrl")
+    (raw / "M001").symlink_to(tmp_path / "store/M001")
+    (raw / "F001/Angry/001.wrl").symlink_to(tmp_path / "store/frame.wrl")
+    (raw / "F001/Angry/002.wrl").symlink_to(tmp_path / "gone.wrl")
+    (raw / "F002").symlink_to(tmp_path / "gone")
+    listing = find(raw)
+    assert [(s.name, len(s.frames)) for s in listing.sequences] == [("F001/Angry", 2), ("M001/Sad", 1)]
+    assert [problem.path.name for problem in listing.problems] == ["F002", "002.wrl"]
+
+
+def test_a_disk_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "scans").symlink_to(tmp_path / "mnt")
+    with pytest.raises(ValueError, match=r"no scans recognised \(link 'scans' leads to nothing that can be"):
+        find(tmp_path)
+
+
+def test_a_folder_that_may_not_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "P001_happy_0.obj", "private/P002_sad_0.obj", "lost+found/P003_sad_0.obj")
+    scandir = os.scandir
+
+    def refusing(path: Path) -> Any:
+        if Path(path).name in ("private", "lost+found"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    listing = find(tmp_path, dataset="scanner")
+    assert [s.subject for s in listing.sequences] == ["P001"]
+    assert reasons(listing) == "folder 'private' cannot be opened (Permission denied): check the permissions"
 
 
 # --- one frame ---------------------------------------------------------------

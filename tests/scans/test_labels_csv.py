@@ -90,7 +90,8 @@ def test_the_pattern_names_people_and_the_csv_labels(tmp_path: Path) -> None:
     listing = listing_of(
         tmp_path, "file,expression\na/happy/1.obj,sad\na/happy/2.obj,\n", *names, pattern=pattern
     )
-    assert [(s.subject, s.label) for s in listing.sequences] == [("A", "sadness"), ("A", None), ("A", None)]
+    # No line about a scan says nothing; an empty cell says that it has no label.
+    assert [s.label for s in listing.sequences] == ["sadness", None, "happiness"]
     listing = listing_of(tmp_path, "file,pain\na/happy/1.obj,3\n", *names, pattern=pattern)
     assert [(s.subject, s.label) for s in listing.sequences] == [("A", "happiness")] * 3
     listing = listing_of(tmp_path, "file,subject\na/happy/1.obj,B\n", *names, pattern=pattern)
@@ -113,13 +114,27 @@ def test_lines_and_scans_without_each_other(tmp_path: Path) -> None:
     assert "notes.txt" not in told
 
 
-def test_scans_without_a_line_are_listed_unlabelled_where_the_person_is_known(tmp_path: Path) -> None:
-    names = ("P001_happy_0.obj", "P001_sad_0.obj")
-    listing = listing_of(tmp_path, "file,expression\nP001_sad_0.obj,sad\n", *names)
+def test_scans_without_a_line_keep_what_their_names_say(tmp_path: Path) -> None:
+    names = ("P001_happy_0.obj", "P001_sad_0.obj", "P001_fear_0.obj")
+    listing = listing_of(tmp_path, "file,expression\nP001_sad_0.obj,anger\nP001_fear_0.obj,\n", *names)
+    assert listing.problems == ()
     assert listed(listing) == [
-        ("P001", None, "P001/happy_0", [0]),
-        ("P001", "sadness", "P001/sad_0", [0]),
+        ("P001", None, "P001/fear_0", [0]),
+        ("P001", "happiness", "P001/happy_0", [0]),
+        ("P001", "anger", "P001/sad_0", [0]),
     ]
+
+
+def test_a_line_about_one_frame_counts_more_than_the_name_of_the_sequence(tmp_path: Path) -> None:
+    names = [f"P001_{word}_0/{n}.ply" for word in ("happy", "sad", "fear") for n in (0, 1)]
+    text = "file,expression\nP001_happy_0/1.ply,anger\nP001_sad_0/1.ply,\nP001_fear_0,\n"
+    listing = listing_of(tmp_path, text, *names)
+    assert listing.problems == ()
+    assert {s.name: s.label for s in listing.sequences} == {
+        "P001/happy_0": "anger",
+        "P001/sad_0": "sadness",  # as in a data set: one empty cell among several frames takes nothing away
+        "P001_fear_0": None,
+    }
 
 
 @pytest.mark.parametrize(

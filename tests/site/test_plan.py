@@ -1,5 +1,6 @@
 """Which frames are taken, how they are cut into shards, and when a shard counts as done."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from smile.config import ViewConfig
 from smile.scans import Frame, Listing, Sequence
-from smile.site.plan import CHUNK, files_of, make_plan, plain_views, views_hash
+from smile.site import plan
+from smile.site.plan import CHUNK, files_of, make_plan, plain_views, shared_files, views_hash
 from smile.site.sampling import middle
 from smile.site.work import Settings
 
@@ -130,13 +132,13 @@ def test_images_go_by_the_name_of_a_mesh_or_belong_to_all(tmp_path: Path) -> Non
     make_plan(listing(0), settings())  # forgets what was in the folder before
 
     def own(name: str) -> set[str]:
-        return {path.name for path in files_of(Frame(tmp_path / name))} - {name, "shared.mtl", "faces.png"}
+        return {path.name for path in files_of(Frame(tmp_path / name))} - {name}
 
     assert own("face_1.obj") == {"face_1.mtl", "face_1_0.png"}
     assert own("face_10.obj") == {"face_10.png"}
     assert own("F0001_AN01WH_F3D.wrl") == {"F0001_AN01WH_F2D.bmp"}
     for name in ("face_1.obj", "face_10.obj"):
-        assert {"shared.mtl", "faces.png"} < {path.name for path in files_of(Frame(tmp_path / name))}
+        assert {path.name for path in shared_files([Frame(tmp_path / name)])} == {"shared.mtl", "faces.png"}
 
 
 def test_a_shared_texture_beside_several_meshes_counts_for_each(tmp_path: Path) -> None:
@@ -148,6 +150,19 @@ def test_a_shared_texture_beside_several_meshes_counts_for_each(tmp_path: Path) 
     before = {chunk.key for chunk in make_plan(both, settings(raw=tmp_path)).chunks}
     (tmp_path / "atlas.png").write_text("changed")
     assert not before & {chunk.key for chunk in make_plan(both, settings(raw=tmp_path)).chunks}
+
+
+def test_many_images_beside_many_meshes_are_looked_at_once(tmp_path: Path, monkeypatch) -> None:
+    for number in range(40):
+        (tmp_path / f"P{number:03d}.obj").write_text("x")
+        (tmp_path / f"image-{number}.png").write_text("x")
+    many = tuple(Sequence(f"P{n}", None, f"{n}", (Frame(tmp_path / f"P{n:03d}.obj"),)) for n in range(40))
+    looks, look = [], plan._state.__wrapped__
+    monkeypatch.setattr(
+        plan, "_state", functools.lru_cache(1)(lambda *words: looks.append(words) or look(*words))
+    )
+    make_plan(Listing("scanner", "", many), settings(raw=tmp_path))
+    assert len(looks) == 80
 
 
 def test_windows_that_choose_the_same_frames_are_one_sample() -> None:

@@ -49,3 +49,12 @@ def test_a_link_into_the_raw_folder_is_seen_through(
     (tmp_path / "link").symlink_to(raw)
     with pytest.raises(ValueError, match="lies in the raw folder"):
         prepare(raw, tmp_path / "link" / "site", views=views, jobs=0, progress=False)
+
+
+def test_a_link_to_itself_is_no_folder(make_raw: MakeRaw, tmp_path: Path, views: ViewConfig) -> None:
+    raw, loop = make_raw(("P001",), ("sad",)), tmp_path / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(ValueError, match="loop does not exist"):
+        prepare(loop, tmp_path / "site", views=views, jobs=0, progress=False)
+    with pytest.raises(OSError, match="loop"):
+        prepare(raw, loop, views=views, jobs=0, progress=False)

@@ -179,8 +179,12 @@ def test_no_site_unfinished_and_other_versions(folder: Path, tmp_path: Path) -> 
     )
     with pytest.raises(ValueError, match=r"views\.size = 9"):
         Site(folder)
-    (folder / disk.MANIFEST).unlink()
     (folder / disk.MARKER).touch()
+    for damaged in (b"", b"[]", b"\xff", b"[" * 100_000):
+        (folder / disk.MANIFEST).write_bytes(damaged)
+        with pytest.raises(ValueError, match="is not finished: run the same `smile prepare` again"):
+            Site(folder)
+    (folder / disk.MANIFEST).unlink()
     with pytest.raises(ValueError, match="is not finished: run the same `smile prepare` again"):
         Site(folder)
 

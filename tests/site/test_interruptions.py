@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 OPTIONS = ("--size", "16", "--yaws", "0", "--modalities", "depth")
 VIEWS = ViewConfig(yaws=(0.0,), size=16, modalities=("depth",))
 
-# Every Python process that starts with this on its path reads slowly, or dies of one file, in its worker processes.
+# Every Python process that starts with this on its path reads some files slowly, or dies of one, in its worker processes.
 SABOTAGE = """
 import multiprocessing, os, signal, time
 from smile import scans
@@ -32,7 +32,8 @@ plan.CHUNK = 1
 def read(frame, real=scans.read, **options):
     if os.environ.get("DIES_OF", "-") in frame.path.name and multiprocessing.parent_process():
         os.kill(os.getpid(), signal.SIGSEGV)
-    time.sleep(float(os.environ.get("SLEEP", 0)))
+    if os.environ.get("SLOW", "-") in frame.path.name:
+        time.sleep(3)
     return real(frame, **options)
 scans.read = read
 """
@@ -77,7 +78,7 @@ def is_gone(group: int) -> bool:
 @pytest.mark.parametrize("how", ["ctrl-c", "kill -9"])
 def test_stopped_in_the_middle_then_continued(how: str, make_raw, start, tmp_path: Path, monkeypatch) -> None:
     raw, site = make_raw(("P001", "P002"), ("happy", "sad", "fear")), tmp_path / "site"
-    process = start("prepare", raw, site, "--jobs", 2, SLEEP="0.3")
+    process = start("prepare", raw, site, "--jobs", 2, SLOW="P002")
     wait_until(lambda: len(list(site.glob("shards/*.json"))) >= 2)
     if how == "ctrl-c":
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well

@@ -11,6 +11,13 @@ from typing import Any
 
 CHANNELS = {"texture": 3, "depth": 1, "normals": 3}  # modality -> image channels, in storage order
 MOTIONS = ("frames", "difference", "dynamic")
+FUSIONS = ("attention", "mean", "text")
+STREAMS = ("together", "apart")
+TUNINGS = ("full", "lora", "adapter", "prompt")
+PROMPT_SOURCES = ("label", "pseudo", "geometry", "none")
+PAIRS = ("views", "frames", "sentences")
+SIBLINGS = ("none", "affectvlm", "multiviewvlm", "facet", "conclugen")
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -76,7 +83,10 @@ class ModelConfig:
     pretrained: str = ""  # open_clip tag or local file; empty: random weights
     modalities: tuple[str, ...] = ("texture", "depth", "normals")  # what the tower sees of the views
     dim: int = 128  # of the joint embedding; a pretrained tower keeps its own text width
-    fusion: str = "attention"  # attention | mean
+    fusion: str = "attention"  # attention | mean | text (prompts as queries, as in FACET-VLM)
+    streams: str = "together"  # together: the modalities are channels of one picture; apart: each is a picture of its own
+    tuning: str = "full"  # full | lora | adapter | prompt: what of the tower is trained, and sent
+    rank: int = 8  # of LoRA, width of an adapter, number of prompt tokens
 
     def __post_init__(self) -> None:
         _require(
@@ -87,9 +97,10 @@ class ModelConfig:
             list(self.modalities) == [m for m in CHANNELS if m in self.modalities],
             f"model.modalities = {self.modalities}: keep the order {', '.join(CHANNELS)}, each once",
         )
-        _require(
-            self.fusion in ("attention", "mean"), f"model.fusion = {self.fusion!r}: choose attention or mean"
-        )
+        _choose("model.fusion", self.fusion, FUSIONS)
+        _choose("model.streams", self.streams, STREAMS)
+        _choose("model.tuning", self.tuning, TUNINGS)
+        _require(1 <= self.rank <= 256, f"model.rank = {self.rank}: give 1 to 256")
         _require(8 <= self.dim <= 4096, f"model.dim = {self.dim}: give 8 to 4096")
 
     @property
@@ -102,7 +113,7 @@ class ObjectiveConfig:
     """The three losses of docs/method.md and their weights; all sites must use the same."""
 
     prompt_source: str = (
-        "label"  # label: prompts from the site's labels (supervised); none: vision losses alone
+        "label"  # label (supervised) | pseudo | geometry | none: where a sample's sentence comes from
     )
     decorrelation: float = 0.0078125  # lambda_1, the design page's fallback 1/d
     alignment: float = 1.0  # lambda_2
@@ -110,20 +121,26 @@ class ObjectiveConfig:
     off_diagonal: float = 0.0051  # lambda_bt of Barlow Twins
     view_alignment: float = 1.0  # beta, weight of the single views in the alignment
     redundancy_reading: str = "off-diagonal"  # off-diagonal | full
+    pairs: str = (
+        "views"  # views | frames | sentences: what the decorrelation takes for two pictures of the same
+    )
+    order: float = 0.0  # weight of telling which of two frames of a sequence comes first
+    intensity: float = 0.0  # weight of ranking frames by their distance in time from rest
+    sibling: str = (
+        "none"  # none | affectvlm | multiviewvlm | facet | conclugen: the losses of a related system
+    )
+    sibling_weight: float = 1.0
+    critic: float = 0.0  # weight of telling a sentence from the same with one changed fact
 
     def __post_init__(self) -> None:
-        _require(
-            self.prompt_source in ("label", "none"),
-            f"objective.prompt-source = {self.prompt_source!r}: choose label or none",
-        )
-        _require(
-            self.redundancy_reading in ("off-diagonal", "full"),
-            f"objective.redundancy-reading = {self.redundancy_reading!r}: choose off-diagonal or full",
-        )
-        for name in ("decorrelation", "alignment", "redundancy", "off_diagonal", "view_alignment"):
-            _require(
-                getattr(self, name) >= 0, f"objective.{_key(name)} = {getattr(self, name)}: give 0 or more"
-            )
+        _choose("objective.prompt-source", self.prompt_source, PROMPT_SOURCES)
+        _choose("objective.redundancy-reading", self.redundancy_reading, ("off-diagonal", "full"))
+        _choose("objective.pairs", self.pairs, PAIRS)
+        _choose("objective.sibling", self.sibling, SIBLINGS)
+        for spec in dataclasses.fields(self):
+            value = getattr(self, spec.name)
+            if isinstance(value, int | float):
+                _require(value >= 0, f"objective.{_key(spec.name)} = {value}: give 0 or more")
 
 
 @dataclass(frozen=True)
@@ -136,8 +153,23 @@ class TrainingConfig:
     weight_decay: float = 0.05
     holdout: float = 0.4  # share of a site's subjects that nobody trains on
     seed: int = 0
+    precision: str = "fp32"  # fp32 | bf16 | fp16: of the forward pass; the losses are always taken in fp32
+    accumulate: int = 1  # batches whose gradients are added before a step
+    clip: float = 1.0  # largest norm of the gradient
+    warm_up: float = 0.05  # share of all steps in which the rate rises
+    ema: float = 0.0  # decay of the averaged weights that are kept; 0: the last weights
+    frames: int = 1  # frames of one sequence that are drawn together into a batch
 
     def __post_init__(self) -> None:
+        _choose("training.precision", self.precision, PRECISIONS)
+        _require(self.accumulate >= 1, f"training.accumulate = {self.accumulate}: give 1 or more")
+        _require(self.clip > 0, f"training.clip = {self.clip}: give more than 0")
+        _require(0 <= self.warm_up < 1, f"training.warm-up = {self.warm_up}: give 0 to below 1")
+        _require(0 <= self.ema < 1, f"training.ema = {self.ema}: give 0 (off) to below 1")
+        _require(
+            1 <= self.frames <= self.batch_size,
+            f"training.frames = {self.frames}: give 1 to training.batch-size = {self.batch_size}",
+        )
         _require(self.batch_size >= 2, f"training.batch-size = {self.batch_size}: give 2 or more")
         _require(self.local_steps >= 1, f"training.local-steps = {self.local_steps}: give 1 or more")
         _require(self.learning_rate > 0, f"training.learning-rate = {self.learning_rate}: give more than 0")
@@ -179,6 +211,10 @@ class SmileConfig:
             f"model.modalities = {self.model.modalities} but views.modalities = {self.views.modalities}: "
             "the model can only see what is rendered",
         )
+
+
+def _choose(key: str, value: str, words: tuple[str, ...]) -> None:
+    _require(value in words, f"{key} = {value!r}: choose from {', '.join(words)}")
 
 
 def _key(name: str) -> str:

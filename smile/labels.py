@@ -2,7 +2,8 @@
 
 An *expression* is one word of `EXPRESSIONS` or `MORE`. Everything else that people code on a face is a *measure*, a
 number with a name: `AU12` occurrence (0 or 1), `AU12_intensity` (0 to 5), `AU12L` and `AU12R` where the side is known,
-`pain` (0 to 16, PSPI), `valence` and `arousal` (-1 to 1), `micro_surprise` (0 or 1, one for each class of `MICRO`).
+`pain` (0 to 16, PSPI), `valence` and `arousal` (-1 to 1), `micro_surprise` (0 or 1, one for each class of `MICRO`),
+`level` (0 to 4, how strongly an expression was posed in BU-3DFE).
 A measure that is not coded is absent or NaN, never 0.
 """
 
@@ -35,6 +36,7 @@ _RANGES = {  # pattern of a measure -> the least and the greatest value
     r"pain": (0.0, 16.0),
     r"valence|arousal": (-1.0, 1.0),
     rf"micro_({'|'.join(MICRO)})": (0.0, 1.0),
+    r"level": (0.0, 4.0),
 }
 
 
@@ -66,7 +68,7 @@ def measure(name: str, value: float) -> tuple[str, float]:
     bounds = next((b for pattern, b in _RANGES.items() if re.fullmatch(pattern, canonical)), None)
     if bounds is None:
         raise ValueError(
-            f"measure {name!r} is unknown: give AU12, AU12_intensity, pain, valence, arousal or micro_CLASS with one of "
+            f"measure {name!r} is unknown: give AU12, AU12_intensity, pain, valence, arousal, level or micro_CLASS with one of "
             f"{', '.join(MICRO)}"
         )
     if not (math.isnan(value) or bounds[0] <= value <= bounds[1]):

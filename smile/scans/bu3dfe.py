@@ -86,4 +86,5 @@ def _sequence(
         )  # one texture serves both meshes
         landmarks = files.get(stem + "_84_lms.txt")
     name = f"{subject}/{mesh['expr'].upper()}{mesh['level']}"
-    return Sequence(subject, label, name, (Frame(file, 0, image, landmarks),))
+    measures = {"level": float(mesh["level"])}  # 0 neutral, 1 to 4 how strongly it was posed
+    return Sequence(subject, label, name, (Frame(file, 0, image, landmarks),), measures)

@@ -51,6 +51,7 @@ def counted(site: Site) -> dict[str, Any]:
         "labels": {name: int((site.labels == name).sum()) for name in VOCABULARY if name in site.labels},
         "measures": {name: known[name] for name in site.measures},
         "quality": sorted(name for name in site.quality if known[name]),
+        "geometry": [name for name, values in site.geometry.items() if np.isfinite(values).any()],
     }
 
 
@@ -70,9 +71,9 @@ def _line(site: Site, name: str, chosen: np.ndarray) -> dict[str, str | int]:
     }
 
 
-def percentiles(quality: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+def percentiles(figures: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
     """The 5th, 50th and 95th percentile of each figure, (n,) with NaN = not known; figures nobody knows are left out."""
-    known = {name: values[~np.isnan(values)] for name, values in quality.items()}
+    known = {name: values[~np.isnan(values)] for name, values in figures.items()}
     return {
         name: [round(float(figure), 4) for figure in np.percentile(values, (5, 50, 95))]
         for name, values in known.items()

@@ -116,20 +116,30 @@ def run_inspect(arguments: argparse.Namespace) -> int:
         unwritten = None
     except OSError as error:  # a site that may only be read: what it holds is said all the same
         unwritten = f"the sheet {out} cannot be written ({error.strerror}): give another place with --out"
-    lines, figures = table(site), percentiles(site.quality)
+    lines, figures, faces = table(site), percentiles(site.quality), percentiles(site.geometry)
     if arguments.json:
         sheet = None if unwritten else str(out)
-        found = {"manifest": site.manifest, "table": lines, "quality": figures, "contact_sheet": sheet}
+        found = {
+            "manifest": site.manifest,
+            "table": lines,
+            "quality": figures,
+            "geometry": faces,
+            "contact_sheet": sheet,
+        }
         print(json.dumps(found, indent=2, allow_nan=False))
     else:
-        _print_report(site, lines, figures, "" if unwritten else f"contact sheet: {out}")
+        _print_report(site, lines, figures, faces, "" if unwritten else f"contact sheet: {out}")
     if unwritten:
         raise ValueError(unwritten)
     return 0
 
 
 def _print_report(
-    site: "Site", lines: list[dict[str, str | int]], figures: dict[str, list[float]], sheet: str
+    site: "Site",
+    lines: list[dict[str, str | int]],
+    figures: dict[str, list[float]],
+    faces: dict[str, list[float]],
+    sheet: str,
 ) -> None:
     from .check import quality_line
 
@@ -141,6 +151,8 @@ def _print_report(
         print("measures, scans coded: " + ", ".join(f"{name} {number}" for name, number in measures.items()))
     if figures:
         print(f"quality (5, 50 and 95 % of the scans): {quality_line(figures)}")
+    if faces:
+        print(f"measurements in mm (5, 50 and 95 % of the scans): {quality_line(faces)}")
     if sheet:
         print(plain(sheet))
 

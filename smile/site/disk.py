@@ -20,7 +20,7 @@ try:
 except ImportError:  # Windows has no flock: two runs at once on one site are then not noticed
     fcntl = None  # type: ignore[assignment]
 
-SCHEMA = 2  # of everything this package writes
+SCHEMA = 3  # of everything this package writes
 KIND = "smile prepared site"
 MANIFEST, INDEX, REJECTED, SHEET = "manifest.json", "index.csv", "rejected.csv", "contact_sheet.png"
 COLUMNS = ("row", "shard", "offset", "subject", "label", "sequence", "frame", "time")  # of INDEX
@@ -36,11 +36,17 @@ class Record:
 
     rows: tuple[int, ...]  # positions of the samples in the `.npy`, in its order
     quality: tuple[dict[str, float], ...]  # of each row, see `geometry.Aligned`
+    geometry: tuple[dict[str, float], ...]  # of each row, see `measurements.measure`; NaN is left out
     notes: tuple[tuple[str, ...], ...]  # of each row, likewise
     rejected: dict[int, str]  # position -> why it was set aside
     renderer: str  # two, with `and` between them, where another run mended a part of it
     bytes: int  # of the `.npy`
     sha256: str  # of the `.npy`
+
+
+def geometry_column(name: str) -> str:
+    """The column of INDEX that holds a measurement of the face."""
+    return f"geometry.{name}"
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -88,20 +94,21 @@ def write_shard(
     rejected: dict[int, str],
     renderer: str,
     quality: tuple[dict[str, float], ...] = (),
+    geometry: tuple[dict[str, float], ...] = (),
     notes: tuple[tuple[str, ...], ...] = (),
 ) -> Record:
     """`views` (n, V, C, H, W) uint8 -> SHARDS/key.npy, then its record: without it a shard is absent.
 
-    quality, notes: of each of the n; none where they are not given.
+    quality, geometry, notes: of each of the n; none where they are not given.
     """
-    quality, notes = quality or ({},) * len(positions), notes or ((),) * len(positions)
-    assert len(views) == len(positions) == len(quality) == len(notes), (len(views), len(positions))
+    count = len(positions)
+    quality, geometry, notes = quality or ({},) * count, geometry or ({},) * count, notes or ((),) * count
+    assert len(views) == count == len(quality) == len(geometry) == len(notes), (len(views), count)
     buffer = io.BytesIO()
     np.save(buffer, views, allow_pickle=False)
     data = buffer.getbuffer()
-    record = Record(
-        positions, quality, notes, rejected, renderer, data.nbytes, hashlib.sha256(data).hexdigest()
-    )
+    digest = hashlib.sha256(data).hexdigest()
+    record = Record(positions, quality, geometry, notes, rejected, renderer, data.nbytes, digest)
     folder = site / SHARDS
     (folder / f"{key}.json").unlink(missing_ok=True)
     write_atomic(folder / f"{key}.npy", lambda file: file.write(data))
@@ -120,11 +127,11 @@ def read_record(site: Path, key: str) -> Record:
         found = json.loads((folder / f"{key}.json").read_bytes())
         if found.pop("schema") != SCHEMA:
             raise ValueError("another version of smile wrote it")
-        found["rows"], found["quality"] = tuple(found["rows"]), tuple(found["quality"])
+        found |= {name: tuple(found[name]) for name in ("rows", "quality", "geometry")}
         found["notes"] = tuple(map(tuple, found["notes"]))
         found["rejected"] = {int(position): reason for position, reason in found["rejected"].items()}
         record = Record(**found)
-        if not len(record.rows) == len(record.quality) == len(record.notes):
+        if not len(record.rows) == len(record.quality) == len(record.geometry) == len(record.notes):
             raise ValueError("its figures do not fit its samples")
         if (folder / f"{key}.npy").stat().st_size != record.bytes:
             raise ValueError(f"its .npy has not the {record.bytes} bytes that were written")

@@ -24,6 +24,7 @@ NAME_MATERIALS = (".obj", ".gltf")  # meshes whose materials are files of their 
 NAME_IMAGES = (*NAME_MATERIALS, ".wrl", ".ply")  # meshes that may name an image
 SHARED = ""  # in `_beside`, where the stem of a mesh is never empty
 ALGORITHM = 2  # raise it when a change to reading, aligning, rendering or encoding changes the pictures
+MEASURED = 1  # raise it when a change to the points of a face or their measurements changes these
 
 
 @dataclass(frozen=True)
@@ -145,13 +146,14 @@ def _starts_chunk(place: str) -> bool:
 
 
 def _key(items: list[Item], settings: Settings) -> str:
-    """View settings, algorithm and the state of every file; not the renderer, which must not matter."""
+    """View settings, algorithms and the state of every file; not the renderer, which must not matter."""
     files = [
         [[_state(path, settings.raw) for path in files_of(frame)] for frame in item.frames] for item in items
     ]
     folders = {mesh.parent for item in items for frame in item.frames for mesh in _naming(frame)}
     shared = [_shared_state(folder, settings.raw) for folder in sorted(folders)]
-    return _digest({"views": views_hash(settings.views), "files": files, "shared": shared})[:32]
+    made = {"views": views_hash(settings.views), "measured": MEASURED}
+    return _digest({**made, "files": files, "shared": shared})[:32]
 
 
 def files_of(frame: Frame) -> list[Path]:

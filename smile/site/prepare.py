@@ -225,7 +225,7 @@ def _keep(outcomes: Outcomes, site: Path, key: str, settings: Settings, *, old: 
     renderers = {settings.renderer} if done else set()
     if old is not None and old.rows:
         views = np.load(site / disk.SHARDS / f"{key}.npy", allow_pickle=False)
-        for place, *parts in zip(old.rows, views, old.quality, old.notes, strict=True):
+        for place, *parts in zip(old.rows, views, old.quality, old.geometry, old.notes, strict=True):
             done[place] = Sample(*parts)
         renderers |= set(old.renderer.split(" and "))
     places = tuple(sorted(done))
@@ -236,6 +236,7 @@ def _keep(outcomes: Outcomes, site: Path, key: str, settings: Settings, *, old: 
         np.stack([done[place].views for place in places]) if places else empty,
         positions=places,
         quality=tuple(done[place].quality for place in places),
+        geometry=tuple(done[place].geometry for place in places),
         notes=tuple(done[place].notes for place in places),
         rejected=rejected,
         renderer=" and ".join(sorted(renderers)) or settings.renderer,

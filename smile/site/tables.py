@@ -1,7 +1,7 @@
 """The tables of a prepared site: index.csv, rejected.csv and manifest.json, from plan and shard records.
 
 index.csv has a line for each sample: COLUMNS, a column for each measure that is coded anywhere (empty = not coded), one for
-each figure of quality (empty = not known), and notes.
+each figure of quality and `geometry.NAME` for each measurement of the face (empty = not known), and notes.
 """
 
 import csv
@@ -19,6 +19,7 @@ from typing import Any
 
 from .. import __version__
 from ..labels import VOCABULARY
+from ..measurements import MEASUREMENTS
 from ..scans.scan import Frame, Sequence
 from . import disk
 from .disk import COLUMNS, PRIVATE_COLUMNS, Record
@@ -41,6 +42,7 @@ class Row:
     time: float
     measures: Mapping[str, float]
     quality: Mapping[str, float]
+    geometry: Mapping[str, float]
     notes: str
     subject_name: str
     source: str  # relative to the raw folder
@@ -54,8 +56,8 @@ def index_rows(
     rows, beyond = [], []
     for chunk in plan.chunks:
         record = records[chunk.key]
-        for offset, (position, quality, notes) in enumerate(
-            zip(record.rows, record.quality, record.notes, strict=True)
+        for offset, (position, quality, geometry, notes) in enumerate(
+            zip(record.rows, record.quality, record.geometry, record.notes, strict=True)
         ):
             item = chunk.items[position]
             sequence = plan.listing.sequences[item.sequence]
@@ -74,6 +76,7 @@ def index_rows(
                     time=item.time,
                     measures=measures_of(sequence, item.frame),
                     quality=quality,
+                    geometry=geometry,
                     notes="; ".join(notes),
                     subject_name=sequence.subject,
                     source=source,
@@ -116,6 +119,7 @@ def without_file(reason: str, path: Path, raw: Path) -> str:
 
 def write_index(site: Path, rows: list[Row], *, keep_names: bool) -> None:
     measures, figures = coded(row.measures for row in rows), coded(row.quality for row in rows)
+    faces = measured(rows)
     private = PRIVATE_COLUMNS if keep_names else ()
     lines = (
         [
@@ -124,17 +128,28 @@ def write_index(site: Path, rows: list[Row], *, keep_names: bool) -> None:
             f"{row.time:.6g}",
             *(_cell(row.measures.get(name)) for name in measures),
             *(_cell(row.quality.get(name)) for name in figures),
+            *(_cell(row.geometry.get(name)) for name in faces),
             row.notes,
             *(getattr(row, name) for name in private),
         ]
         for number, row in enumerate(rows)
     )
-    _write_csv(site / disk.INDEX, (*COLUMNS, *measures, *figures, "notes", *private), lines)
+    _write_csv(
+        site / disk.INDEX,
+        (*COLUMNS, *measures, *figures, *map(disk.geometry_column, faces), "notes", *private),
+        lines,
+    )
 
 
 def coded(figures: Iterable[Mapping[str, float]]) -> dict[str, int]:
     """Name -> in how many it is given, sorted by name."""
     return dict(sorted(Counter(name for part in figures for name in part).items()))
+
+
+def measured(rows: list[Row]) -> list[str]:
+    """The measurements that are known of any row, in their own order."""
+    known = coded(row.geometry for row in rows)
+    return [name for name in MEASUREMENTS if name in known]
 
 
 def _cell(value: float | None) -> str:
@@ -178,6 +193,7 @@ def make_manifest(
         "labels": {name: labels[name] for name in VOCABULARY if labels[name]},
         "measures": coded(row.measures for row in rows),
         "quality": list(coded(row.quality for row in rows)),
+        "geometry": measured(rows),
         "limits": dict(settings.limits),
         "views": plain_views(settings.views),
         "frames_per_sequence": settings.frames,

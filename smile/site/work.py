@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from ..config import ViewConfig
-from ..scans.scan import Frame
+from ..scans.scan import Frame, Scan
 from .limits import worst
 from .text import plain
 
-DIGITS = 4  # decimals of the figures of quality that are kept
+DIGITS = 4  # decimals of the figures of quality that are kept, and digits of the measurements
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Sample:
 
     views: np.ndarray  # (V, C, H, W) uint8
     quality: dict[str, float]
+    geometry: dict[str, float]  # of the frame that it stands for, see `measurements.measure`; NaN is left out
     notes: tuple[str, ...]
 
 
@@ -73,7 +74,7 @@ def picture(frame: Frame, settings: Settings) -> Sample:
     if frame.kind == "pair":
         from ..views.pairs import pair_views
 
-        return Sample(_checked(frame, pair_views(frame.path, config), config), {}, ())
+        return Sample(_checked(frame, pair_views(frame.path, config), config), {}, {}, ())
     with warnings.catch_warnings(record=True) as remarks:  # of the readers, about what they mended
         warnings.simplefilter("always", UserWarning)
         scan = scans.read(frame, need_texture="texture" in config.modalities)
@@ -82,7 +83,19 @@ def picture(frame: Frame, settings: Settings) -> Sample:
     figures = {name: round(float(value), DIGITS) for name, value in aligned.quality.items()}
     quality = {name: value for name, value in figures.items() if math.isfinite(value)}
     said = (explain(ValueError(remark.message), settings.raw) for remark in remarks)
-    return Sample(_checked(frame, pictures, config), quality, tuple(dict.fromkeys((*said, *aligned.notes))))
+    notes = tuple(dict.fromkeys((*said, *aligned.notes)))
+    return Sample(_checked(frame, pictures, config), quality, _measured(aligned.scan), notes)
+
+
+def _measured(scan: Scan) -> dict[str, float]:
+    """What is known of the measurements of an aligned scan. They only describe: a scan that cannot be measured is kept."""
+    from .. import face_landmarks, measurements
+
+    try:
+        figures = measurements.measure(face_landmarks.find(scan))
+    except (ValueError, ArithmeticError, IndexError):
+        return {}
+    return {name: float(f"{value:.{DIGITS}g}") for name, value in figures.items() if math.isfinite(value)}
 
 
 def _checked(frame: Frame, pictures: np.ndarray, config: ViewConfig) -> np.ndarray:
@@ -96,6 +109,7 @@ def _checked(frame: Frame, pictures: np.ndarray, config: ViewConfig) -> np.ndarr
 
 
 def _combine(parts: list[Sample], settings: Settings) -> Sample:
+    """One picture of motion; its measurements are those of the frame that it stands for, see `sampling.samples`."""
     if not settings.views.needs_sequence:
         (only,) = parts
         return only
@@ -105,7 +119,8 @@ def _combine(parts: list[Sample], settings: Settings) -> Sample:
     if not views.any():
         raise ValueError(f"its {len(parts)} frames have no pixel in common: scan again")
     notes = dict.fromkeys(note for part in parts for note in part.notes)
-    return Sample(views, worst(part.quality for part in parts), tuple(notes))
+    stands_for = parts[len(parts) // 2]  # the middle one of a dynamic image, the later one of a pair
+    return Sample(views, worst(part.quality for part in parts), stands_for.geometry, tuple(notes))
 
 
 def shape(config: ViewConfig) -> tuple[int, int, int, int]:

@@ -229,6 +229,7 @@ def test_bu3dfe_one_scan_a_capture(tmp_path: Path) -> None:
         ("F0001", "F0001/HA02", "happiness"),
         ("F0001", "F0001/NE00", "neutral"),
     ]
+    assert [s.measures["level"] for s in listing.sequences] == [3, 4, 2, 0]
     assert "3 uncropped RAW meshes left out beside F3D; 1 scan is there as RAW alone" in listing.why
     for sequence in listing.sequences:
         raw = sequence.name == "F0001/HA02"

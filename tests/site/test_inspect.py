@@ -111,6 +111,7 @@ def test_check_compares_the_counts_with_the_table(site: Site) -> None:
         ("counts", {**right["counts"], "subjects": 3}),
         ("labels", {"happiness": 1}),
         ("quality", [*right["quality"], "spots"]),
+        ("geometry", right["geometry"][1:]),
     ):
         site.manifest = {**right, name: wrong}
         with pytest.raises(ValueError, match=f"do not agree on the {name}"):

@@ -11,6 +11,7 @@ import pytest
 from smile import geometry, scans
 from smile.config import ViewConfig
 from smile.face_quality import QUALITY
+from smile.measurements import MEASUREMENTS
 from smile.protocol import METRICS
 from smile.site import limits, plan
 from smile.site.check import check, percentiles
@@ -173,7 +174,9 @@ def test_a_shard_with_a_row_too_few_is_still_found(run, figures, tmp_path: Path)
 
 def test_no_figure_of_a_scan_is_one_that_may_leave() -> None:
     root = Path(limits.__file__).parents[2]
-    assert not set(METRICS) & {*LIMITS, "pain", "valence", "arousal", "notes"}
+    assert not set(METRICS) & {*LIMITS, *MEASUREMENTS, "pain", "valence", "arousal", "notes"}
     for path in (root / "client").glob("*.py"):
         text = path.read_text()
-        assert not [word for word in (".measures", ".quality", ".notes", ".manifest") if word in text], path
+        assert not [
+            word for word in (".measures", ".quality", ".geometry", ".notes", ".manifest") if word in text
+        ], path

@@ -68,7 +68,8 @@ def test_what_a_site_holds(make_raw: MakeRaw, run, tmp_path: Path, views: ViewCo
     assert {"smile", "numpy", "python"} <= set(manifest["software"])
     rows = table(site / "index.csv")
     columns = ["row", "shard", "offset", "subject", "label", "sequence", "frame", "time"]
-    assert list(rows[0]) == [*columns, *manifest["quality"], "notes"]
+    faces = [f"geometry.{name}" for name in manifest["geometry"]]
+    assert list(rows[0]) == [*columns, *manifest["quality"], *faces, "notes"]
     assert manifest["measures"] == {}
     assert [row["row"] for row in rows] == list("0123")
     assert [row["subject"] for row in rows] == ["subject-001"] * 2 + ["subject-002"] * 2

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from smile.config import ViewConfig
+from smile.measurements import MEASUREMENTS
 from smile.site import disk, store
 from smile.site.store import Site
 
@@ -34,12 +35,12 @@ def folder(tmp_path: Path) -> Path:
             renderer="numpy",
         )
         rows += [(key, offset) for offset in range(count)]
-    lines = ["row,shard,offset,subject,label,sequence,frame,time,AU12,coverage,notes"]
+    lines = ["row,shard,offset,subject,label,sequence,frame,time,AU12,coverage,geometry.mouth_width,notes"]
     for number, place in enumerate(rng.permutation(len(rows))):
         key, offset = rows[place]
         label, action_unit = "fear" if number % 2 else "", "" if number % 4 else number / 10
         lines.append(
-            f"{number},{key},{offset},subject-{number % 3 + 1:03d},{label},{number},7,0.5,{action_unit},0.{number}5,"
+            f"{number},{key},{offset},subject-{number % 3 + 1:03d},{label},{number},7,0.5,{action_unit},0.{number}5,5{number}.25,"
         )
     (site / disk.INDEX).write_text("\n".join(lines) + "\n")
     write_manifest(site)
@@ -62,6 +63,7 @@ def write_manifest(site: Path, **changes) -> None:
             "views": dataclasses.asdict(VIEWS),
             "measures": {"AU12": 3},
             "quality": ["coverage"],
+            "geometry": ["mouth_width"],
             **changes,
         },
     )
@@ -83,6 +85,9 @@ def test_columns(folder: Path) -> None:
     assert set(site.times.tolist()) == {0.5}
     np.testing.assert_array_equal(site.measures["AU12"], [0, *[np.nan] * 3, 0.4, *[np.nan] * 3, 0.8, np.nan])
     np.testing.assert_array_equal(site.quality["coverage"][:3], [0.05, 0.15, 0.25])
+    assert tuple(site.geometry) == MEASUREMENTS
+    np.testing.assert_array_equal(site.geometry["mouth_width"][:2], [50.25, 51.25])
+    assert np.isnan(site.geometry["jaw_drop"]).all()
     assert set(site.notes.tolist()) == {""}
 
 
@@ -208,6 +213,9 @@ def test_an_index_that_is_not_the_manifests(folder: Path) -> None:
         {"measures": {"AU12": 3, "AU99": 1}},
         {"quality": [["coverage"]]},
         {"quality": []},
+        {"geometry": []},
+        {"geometry": ["mouth_width", "beauty"]},
+        {"geometry": [[]]},
         {"counts": {"samples": 10}},
         {"dataset": None},
         {"bytes": "many"},

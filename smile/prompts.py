@@ -5,6 +5,12 @@ Written once, hashed, the same at every site. No words of age, sex or ethnicity.
 
 import hashlib
 import json
+from typing import TYPE_CHECKING
+
+from .facs import DEFINITIONS, GRADES, PHRASES, SCALES
+
+if TYPE_CHECKING:
+    from .config import SmileConfig
 
 PROMPTS: dict[str, tuple[str, ...]] = {
     "neutral": (
@@ -111,6 +117,13 @@ PROMPTS: dict[str, tuple[str, ...]] = {
 }
 
 
+def prompts_for(config: "SmileConfig") -> dict[str, tuple[str, ...]]:
+    """Expression -> the sentences that zero-shot reads it by: for captions from geometry the definitions in the same phrases,
+    else the bank."""
+    return DEFINITIONS if config.objective.prompt_source == "geometry" else PROMPTS
+
+
 def bank_hash(prompts: dict[str, tuple[str, ...]] = PROMPTS) -> str:
-    """SHA-256 of the bank: two sites with the same hash mean the same words."""
-    return hashlib.sha256(json.dumps(prompts, sort_keys=True).encode()).hexdigest()
+    """SHA-256 of the bank and of all that captions are made of: two sites with the same hash mean the same words."""
+    words = [prompts, DEFINITIONS, PHRASES, SCALES, GRADES]
+    return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()

@@ -21,7 +21,7 @@ import numpy as np
 from smile import checkpoint as checkpoints
 from smile.config import CHANNELS, SmileConfig, to_json
 from smile.labels import EXPRESSIONS
-from smile.prompts import PROMPTS, bank_hash
+from smile.prompts import bank_hash, prompts_for
 from smile.text import class_embeddings, prompt_embeddings
 
 from . import parity
@@ -57,7 +57,7 @@ def write_bundle(
                 f"{checkpoint} was trained with another prompt bank than this program holds: export it with version "
                 f"{meta.get('version')} of smile"
             )
-        prompts = {name: PROMPTS[name] for name in EXPRESSIONS}
+        prompts = {name: prompts_for(config)[name] for name in EXPRESSIONS}
     views = site_views(sample, config) if sample else parity.pseudo_views(config)
     text, scale = class_embeddings(prompt_embeddings(config.model, prompts)), float(model.scale().detach())
     manifest = make_manifest(

@@ -16,6 +16,7 @@ from torch import nn
 
 from smile.config import SmileConfig
 from smile.model import SmileModel
+from smile.tuning import merged
 
 OPSET = 18  # the newest without a fused Attention or Gelu; inside every TensorRT 10 and 11 parser
 INPUT, OUTPUT = "views", "embedding"
@@ -51,7 +52,7 @@ def export_onnx(model: SmileModel, config: SmileConfig, *, metadata: dict[str, s
     with _silence():
         try:
             program = torch.onnx.export(
-                Embedder(model),
+                Embedder(merged(model)),
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,

@@ -1,142 +1,398 @@
-"""The three losses of SMILE-VLM as plain functions, and their weighted sum with named parts.
+"""The losses of SMILE-VLM as plain functions, and their weighted sum with named parts.
 
-B batch, V views, D embedding. Reconstruction from the paper's abstract: docs/method.md states each formula.
+B batch, V views, N tokens (views, or views x modalities), D embedding. Reconstruction from the paper's abstract: docs/method.md states
+each formula. Every loss takes fp16 and bf16 in and computes in float32, float64 in float64, also inside autocast. Rows that
+take no part are masked, not cut out: shapes follow from the input alone, and a GPU never waits for the processor.
 """
 
-from itertools import combinations
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
-import torch.nn.functional as F
+import torch.distributed as dist
+from torch import nn
 
 from .config import ObjectiveConfig
-from .model import Encoding
+
+if TYPE_CHECKING:
+    from .model import Encoding
 
 EPSILON = 1e-5
+_Args = ParamSpec("_Args")
+_Result = TypeVar("_Result")
 
 
-def standardise(x: torch.Tensor) -> torch.Tensor:
-    """(B, D) -> zero mean and unit (biased) variance per feature; a constant feature becomes 0."""
-    centred = x.float() - x.float().mean(dim=0)
-    return centred / (centred.square().mean(dim=0) + EPSILON).sqrt()
+class Targets(NamedTuple):
+    """What a batch of captures is compared with."""
+
+    text: torch.Tensor  # (B, D) float32 unit rows: the sentence of each capture, any value without one
+    classes: torch.Tensor  # (B,) int64: equal where sentences mean the same; -1: no sentence
+    subjects: torch.Tensor  # (B,) int64
+    sequences: torch.Tensor  # (B,) int64
+    times: torch.Tensor  # (B,) float32, 0..1 within the sequence, NaN unknown
+    negatives: torch.Tensor | None = None  # (B, K, D) float32: the sentence with one changed fact (critic)
 
 
-def cross_correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """(B, D), (B, E) -> (D, E): correlation of each feature of `a` with each of `b` over the batch."""
-    return standardise(a).T @ standardise(b) / len(a)
+def full_precision(loss: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
+    """The same function, computed in float32 (float64 where given) whatever goes in and whatever autocast wishes."""
+
+    @wraps(loss)
+    def widened(*args: _Args.args, **kwargs: _Args.kwargs) -> _Result:
+        first: Any = args[0]
+        device = (first if isinstance(first, torch.Tensor) else first.fused).device.type
+        wide: Any = [_widen(value) for value in args]
+        with torch.autocast(device, enabled=False):
+            return loss(*wide, **kwargs)
+
+    return widened
 
 
-def decorrelation(z: torch.Tensor, *, off_diagonal: float, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Multi-view decorrelation: the Barlow Twins loss averaged over all view pairs.
+def _widen(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+    return value._make(map(_widen, value)) if hasattr(value, "_make") else value
 
-    z: (B, V, D); mask: (B, V) bool. A pair counts only the samples that have both views, and only where there
-    are two of them. Returns a scalar, 0 where no pair can be formed.
+
+def standardise(x: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+    """(B, V, D) -> zero mean and unit (biased) variance over the batch; a constant feature becomes 0.
+
+    rows: (B, V) bool, what counts; the rest becomes 0, NaN or not.
     """
-    losses = []
-    for u, v in combinations(range(z.shape[1]), 2):
-        both = slice(None) if mask is None else mask[:, u] & mask[:, v]
-        a, b = z[both, u], z[both, v]
-        if len(a) < 2:
-            continue
-        correlation = cross_correlation(a, b)
-        diagonal = correlation.diagonal()
-        losses.append(
-            (1 - diagonal).square().sum()
-            + off_diagonal * (correlation.square().sum() - diagonal.square().sum())
-        )
-    return torch.stack(losses).mean() if losses else z.sum() * 0
+    if rows is None:
+        # The normalisation of BatchNorm as one kernel, without running statistics: nothing of it is kept or sent.
+        flat = torch.batch_norm(x.flatten(1), None, None, None, None, True, 0.0, EPSILON, True)
+        return flat.view_as(x)
+    there = rows.unsqueeze(-1)
+    count = there.sum(dim=0).clamp(min=1)
+    mean = torch.where(there, x, 0).sum(dim=0) / count
+    centred = torch.where(there, x - mean, 0)
+    return centred * (centred.square().sum(dim=0) / count + EPSILON).rsqrt()
 
 
-def alignment(
-    a: torch.Tensor, text: torch.Tensor, classes: torch.Tensor, scale: torch.Tensor
+def correlations(
+    a: torch.Tensor, b: torch.Tensor, first: torch.Tensor, second: torch.Tensor, count: torch.Tensor | int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of C = a_first^T b_second / count, for each of P pairs: the sum of all squares (P,) and the diagonal (P, D).
+
+    a, b: (B, V, D) standardised; first, second: (P,) int, which view of `a` and of `b`; count: (P,) or int, rows that count.
+    With fewer samples than features C is never formed: |a^T b|^2 = <a a^T, b b^T>, products of B x B instead of D x D.
+    """
+    if a.shape[0] < a.shape[2]:
+        diagonal = (a.index_select(1, first) * b.index_select(1, second)).sum(dim=0).T / count
+        gram = a.transpose(0, 1) @ a.permute(1, 2, 0)
+        other = gram if b is a else b.transpose(0, 1) @ b.permute(1, 2, 0)
+        product = gram.index_select(0, first) * other.index_select(0, second)
+        return product.sum(dim=(1, 2)) / count**2, diagonal.T
+    c = a.index_select(1, first).permute(1, 2, 0) @ b.index_select(1, second).transpose(0, 1)
+    return c.square().sum(dim=(1, 2)) / count**2, (c.diagonal(dim1=1, dim2=2).T / count).T
+
+
+@full_precision
+def decorrelation(
+    z: torch.Tensor,
+    *,
+    off_diagonal: float,
+    mask: torch.Tensor | None = None,
+    partner: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Symmetric InfoNCE with every sample of the same class as a positive.
+    """Multi-view decorrelation: the Barlow Twins loss averaged over all view pairs u < v.
 
-    a, text: (B, D); classes: (B,) int; scale: inverse temperature. Returns a scalar, never below `entropy(classes)`.
+    z: (B, V, D); mask: (B, V) bool. A pair counts only the samples that have both views, and only where there are two of
+    them. partner: (B,) int, the capture that gives the second picture (`partners`); None: the same. A single view pairs
+    with that of the partner. Returns a scalar, 0 where no pair can be formed. Bounds: method.md, trap 5.
     """
-    logits = (
-        scale * F.normalize(a.float(), dim=1, eps=EPSILON) @ F.normalize(text.float(), dim=1, eps=EPSILON).T
-    )
-    target = positives(classes)
-    return -0.5 * (target * (logits.log_softmax(dim=1) + logits.T.log_softmax(dim=1))).sum(dim=1).mean()
+    batch, views, _ = z.shape
+    if mask is not None:
+        z = torch.where(mask.unsqueeze(-1), z, 0)
+    if batch < 2 or (views < 2 and partner is None):
+        return z.sum() * 0
+    first, second = torch.triu_indices(views, views, min(1, views - 1), device=z.device)
+    other = z if partner is None else z[partner]
+    if mask is None and views > 1:
+        a = standardise(z)
+        b = a if partner is None else standardise(other)
+        return _barlow(*correlations(a, b, first, second, batch), off_diagonal).mean()
+    seen = torch.ones_like(z[..., 0], dtype=torch.bool) if mask is None else mask
+    both = seen[:, first] & (seen if partner is None else seen[partner])[:, second]
+    if views == 1 and partner is not None:
+        both = both & (partner != torch.arange(batch, device=z.device)).unsqueeze(1)
+    a, b = standardise(z[:, first], both), standardise(other[:, second], both)
+    each, count = torch.arange(len(first), device=z.device), both.sum(dim=0)
+    losses = _barlow(*correlations(a, b, each, each, count.clamp(min=1)), off_diagonal)
+    return _mean(losses, count >= 2)
 
 
-def positives(classes: torch.Tensor) -> torch.Tensor:
-    """q_ij = [c_i = c_j] / |{m : c_m = c_i}|, (B, B) float32: rows sum to 1."""
-    same = (classes[:, None] == classes[None, :]).float()
-    return same / same.sum(dim=1, keepdim=True)
+def _barlow(squares: torch.Tensor, diagonal: torch.Tensor, off_diagonal: float) -> torch.Tensor:
+    """(P,), (P, D) -> (P,): sum_k (1 - C_kk)^2 + off_diagonal x the sum of the other squares."""
+    return (1 - diagonal).square().sum(dim=1) + off_diagonal * (squares - diagonal.square().sum(dim=1))
 
 
-def entropy(classes: torch.Tensor) -> torch.Tensor:
-    """H(q), the least value that `alignment` can take; it depends on batch and class mix (method.md, trap 6)."""
-    return (classes[:, None] == classes[None, :]).float().sum(dim=1).log().mean()
+def partners(kind: str, targets: Targets) -> torch.Tensor | None:
+    """(B,) int: which capture gives the second picture of each; None with `views`, where it is always the same capture.
 
-
-def redundancy(a: torch.Tensor, text: torch.Tensor, *, reading: str) -> torch.Tensor:
-    """Cross-modal redundancy: mean squared correlation of image features with *other* text features.
-
-    a: (B, D); text: (B, D). reading: `off-diagonal`, or `full` that also punishes the diagonal.
+    frames: another frame of the sequence. sentences: another capture with the same sentence, of another subject where there
+    is one. It is the next such row of the batch, round the corner; a row without one is its own partner.
     """
-    square = cross_correlation(a, text).square()
-    if reading == "full":
-        return square.mean()
-    dim = len(square)
-    return (square.sum() - square.diagonal().sum()) / (dim * (dim - 1))
+    if kind == "views":
+        return None
+    rows = torch.arange(len(targets.classes), device=targets.classes.device)
+    steps = (rows[None, :] - rows[:, None] - 1) % len(rows)  # 0 for the next row, B - 1 for the row itself
+    if kind == "frames":
+        fits = _same(targets.sequences)
+    else:
+        fits = _same(targets.classes) & (targets.classes >= 0)
+        steps = steps + len(rows) * _same(targets.subjects)
+    return steps.masked_fill(~fits & (rows[None, :] != rows[:, None]), 3 * len(rows)).argmin(dim=1)
 
 
-def objective(
-    encoding: Encoding,
+def _same(ids: torch.Tensor) -> torch.Tensor:
+    return ids[:, None] == ids[None, :]
+
+
+def inverse_length(x: torch.Tensor) -> torch.Tensor:
+    """(..., D) -> (...) 1 / |x|. Below EPSILON it is 0: such a row has no direction, and its gradient would be without bounds."""
+    length = torch.linalg.vector_norm(x, dim=-1)
+    return torch.where(length > EPSILON, 1 / length.clamp(min=EPSILON), 0)
+
+
+def cosines(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """(..., B, D), (..., M, D) -> (..., B, M); 0 with a row of zeros."""
+    return a @ (b * inverse_length(b).unsqueeze(-1)).mT * inverse_length(a).unsqueeze(-1)
+
+
+@full_precision
+def alignment(
+    a: torch.Tensor,
     text: torch.Tensor,
     classes: torch.Tensor,
     scale: torch.Tensor,
-    config: ObjectiveConfig,
+    *,
     mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Symmetric InfoNCE with every sample of the same class as a positive.
+
+    a: (B, D), or (B, S, D) for S pictures of each sample, each compared on its own; text: (B, D); classes: (B,) int, -1 takes no part;
+    scale: inverse temperature; mask: (B, S) bool, which pictures are there. Returns a scalar or (S,), never below
+    `entropy(classes, mask)`; 0 where nothing takes part.
+    """
+    if a.dim() == 2:
+        return alignment(
+            a.unsqueeze(1), text, classes, scale, mask=None if mask is None else mask.unsqueeze(1)
+        )[0]
+    if mask is not None:
+        a = torch.where(mask.unsqueeze(-1), a, 0)
+    rows, pair, same = positives(classes, mask)
+    unit = text * inverse_length(text).unsqueeze(1)
+    logits = a @ unit.T * (scale * inverse_length(a)).unsqueeze(2)
+    hidden = logits.masked_fill(~pair, torch.finfo(logits.dtype).min)
+    total = 0.5 * (hidden.logsumexp(dim=2) + hidden.logsumexp(dim=0).T)
+    # q_ij = [c_i = c_j] / |{m : c_m = c_i}| is symmetric and its rows sum to 1, so that both sums of q log p are sum q s - log sum.
+    matched = torch.where(same, logits, 0).sum(dim=2) / same.sum(dim=2).clamp(min=1)
+    return _mean(total - matched, rows)
+
+
+def positives(
+    classes: torch.Tensor, mask: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What takes part in the alignment, bool: rows (B, S), pairs (B, S, B), and pairs of the same class (B, S, B).
+
+    classes: (B,) int, -1 takes no part; mask: (B, S) bool, without it S is 1.
+    """
+    rows = (classes >= 0).unsqueeze(1)
+    if mask is not None:
+        rows = rows & mask
+    pair = rows.unsqueeze(2) & rows.T.unsqueeze(0)
+    return rows, pair, pair & _same(classes).unsqueeze(1)
+
+
+def entropy(classes: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """(S,) H(q), the least value that `alignment` can take; it depends on batch and class mix (method.md, trap 6)."""
+    rows, _, same = positives(classes, mask)
+    return _mean(same.sum(dim=2).clamp(min=1).log(), rows)
+
+
+def _mean(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Mean over the first axis of what `rows` (broadcast) lets in; 0 where that is nothing."""
+    return torch.where(rows, values, 0).sum(dim=0) / rows.sum(dim=0).clamp(min=1)
+
+
+@full_precision
+def redundancy(
+    a: torch.Tensor, text: torch.Tensor, *, reading: str, rows: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Cross-modal redundancy: mean squared correlation of image features with *other* text features.
+
+    a, text: (B, D); reading: `off-diagonal`, or `full` that also punishes the diagonal; rows: (B,) bool, what counts.
+    """
+    rows = torch.ones_like(a[:, 0], dtype=torch.bool) if rows is None else rows
+    count, zero = rows.sum().clamp(min=1), torch.zeros(1, dtype=torch.long, device=a.device)
+    a, text = (standardise(x.unsqueeze(1), rows.unsqueeze(1)) for x in (a, text))
+    squares, diagonal = correlations(a, text, zero, zero, count)
+    dim = a.shape[-1]
+    if reading == "full":
+        return squares[0] / dim**2
+    return (squares[0] - diagonal.square().sum()) / max(1, dim * (dim - 1))
+
+
+def varies(text: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """() bool: whether the rows (B,) of text (B, D) hold two different sentences; else no correlation is defined (trap 2)."""
+    first = text[rows.to(torch.uint8).argmax()]
+    return ((text != first) & rows.unsqueeze(1)).any()
+
+
+@full_precision
+def critic(
+    a: torch.Tensor,
+    text: torch.Tensor,
+    negatives: torch.Tensor,
+    scale: torch.Tensor,
+    *,
+    rows: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Cross-entropy of telling a capture's sentence from the same sentence with one changed fact, in the spirit of ViCrit.
+
+    a, text: (B, D); negatives: (B, K, D); scale: inverse temperature; rows: (B,) bool, what counts. Returns a scalar.
+    """
+    sentences = torch.cat([text.unsqueeze(1), negatives], dim=1)
+    logits = scale * cosines(a.unsqueeze(1), sentences).squeeze(1)
+    rows = torch.ones_like(a[:, 0], dtype=torch.bool) if rows is None else rows
+    return _mean(logits.logsumexp(dim=1) - logits[:, 0], rows)
+
+
+@full_precision
+def objective(
+    encoding: "Encoding",
+    targets: Targets,
+    scale: torch.Tensor,
+    config: ObjectiveConfig,
+    heads: nn.ModuleDict | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The weighted sum and its named, detached parts.
 
-    text: (B, D), the sentence of each sample; classes: (B,) int, -1 for a sample without a sentence.
-    Parts: loss, decorrelation, alignment (above its floor), redundancy, redundancy_skipped.
+    Parts, unweighted unless said: loss, decorrelation, alignment (excess over its floor), redundancy, redundancy_skipped (1 where the
+    sentences of the batch do not vary), temporal (weighted order + intensity), sibling, critic. heads: what a sibling or
+    temporal loss trains, `smile.siblings.build_heads`.
+
+    Several GPUs: where torch.distributed is initialised, the captures of all ranks are one batch, and every rank returns the loss of the
+    whole. The mean over ranks of the gradients, which DistributedDataParallel takes, is the gradient of that loss (divide
+    by the ranks where gradients are summed). All ranks must bring the same number of captures.
+
+    Gradient accumulation: correlations and contrasts compare the samples of a batch, so they are **not** additive over
+    micro-batches. Accumulating A batches of B averages A gradients of losses with B samples, less noisy, but with the
+    bounds and the negatives of B (method.md, traps 5 and 6); it is not the gradient of a batch of A x B.
     """
-    zero = encoding.fused.sum() * 0
-    mv = decorrelation(encoding.views, off_diagonal=config.off_diagonal, mask=mask)
-    paired = classes >= 0
-    vl = floor = cm = zero
-    skipped = torch.ones(())
-    if int(paired.sum()) >= 2:
-        fused, t, c = encoding.fused[paired], text[paired], classes[paired]
-        floor = entropy(c)
-        vl = alignment(fused, t, c, scale)
-        if config.view_alignment:
-            per_view = _view_alignment(
-                encoding.views[paired], t, c, scale, None if mask is None else mask[paired]
-            )
-            vl, floor = vl + config.view_alignment * per_view[0], floor + config.view_alignment * per_view[1]
-        # One sentence in the whole batch: the text does not vary and has no correlation (method.md, trap 2).
-        if bool((t != t[0]).any()):
-            cm, skipped = redundancy(fused, t, reading=config.redundancy_reading), torch.zeros(())
-    loss = config.decorrelation * mv + config.alignment * vl + config.redundancy * cm
+    encoding, targets = _of_all_ranks(encoding, targets)
+    z, fused, mask = encoding.views, encoding.fused, encoding.mask
+    paired = targets.classes >= 0 if mask is None else (targets.classes >= 0) & mask.any(dim=1)
+    zero = fused.sum() * 0
+    mv = decorrelation(
+        z, off_diagonal=config.off_diagonal, mask=mask, partner=partners(config.pairs, targets)
+    )
+    vl, floor = _alignments(fused, z, mask, targets, scale, config.view_alignment, heads)
+    told = varies(targets.text, paired)
+    cm = torch.where(told, redundancy(fused, targets.text, reading=config.redundancy_reading, rows=paired), 0)
+    temporal = _temporal(fused, targets, config, heads) + zero
+    sibling = told_apart = zero
+    if config.sibling != "none":
+        from .siblings import LOSSES
+
+        sibling = LOSSES[config.sibling](encoding, targets, scale, heads or nn.ModuleDict())
+    if config.critic:
+        assert targets.negatives is not None, "objective.critic needs negatives in the targets"
+        told_apart = critic(fused, targets.text, targets.negatives, scale, rows=paired)
+    loss = config.decorrelation * mv + config.alignment * vl + config.redundancy * cm + temporal
+    loss = loss + config.sibling_weight * sibling + config.critic * told_apart
     parts = {
         "loss": loss,
         "decorrelation": mv,
         "alignment": vl - floor,
         "redundancy": cm,
-        "redundancy_skipped": skipped,
+        "redundancy_skipped": (~told).to(loss.dtype),
+        "temporal": temporal,
+        "sibling": sibling,
+        "critic": told_apart,
     }
     return loss, {name: value.detach() for name, value in parts.items()}
 
 
-def _view_alignment(
+def _alignments(
+    fused: torch.Tensor,
     z: torch.Tensor,
-    text: torch.Tensor,
-    classes: torch.Tensor,
-    scale: torch.Tensor,
     mask: torch.Tensor | None,
+    targets: Targets,
+    scale: torch.Tensor,
+    view_weight: float,
+    heads: nn.ModuleDict | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean over the views of the alignment and of its floor; a view with fewer than two samples is left out."""
-    losses, floors = [z.sum() * 0], [z.new_zeros(())]
-    for v in range(z.shape[1]):
-        rows = torch.ones(len(z), dtype=torch.bool, device=z.device) if mask is None else mask[:, v]
-        if int(rows.sum()) >= 2:
-            losses.append(alignment(z[rows, v], text[rows], classes[rows], scale))
-            floors.append(entropy(classes[rows]))
-    count = max(1, len(losses) - 1)
-    return torch.stack(losses).sum() / count, torch.stack(floors).sum() / count
+    """l(fused) + view_weight x mean over the views of l(view) + l(pool) where there is a pool, and the floor of that.
+
+    A view with fewer than two samples is left out. l(pool): `smile.temporal.pooled_alignment`.
+    """
+    pictures, there = fused.unsqueeze(1), None if mask is None else mask.any(dim=1, keepdim=True)
+    if view_weight:
+        pictures = torch.cat([pictures, z], dim=1)
+        there = None if there is None or mask is None else torch.cat([there, mask], dim=1)
+    losses = alignment(pictures, targets.text, targets.classes, scale, mask=there)
+    floors = entropy(targets.classes, there).expand_as(losses)
+    rows, _, _ = positives(targets.classes, there)
+    used = (rows.sum(dim=0) >= 2).to(losses.dtype).expand_as(losses)
+    weight = torch.cat([used[:1], view_weight * used[1:] / used[1:].sum().clamp(min=1)])
+    total, floor = (weight * losses).sum(), (weight * floors).sum()
+    if heads is None or "pool" not in heads:
+        return total, floor
+    from .temporal import pooled_alignment
+
+    pooled, least = pooled_alignment(fused, mask, targets, scale, heads["pool"])
+    return total + pooled, floor + least
+
+
+def _temporal(
+    fused: torch.Tensor, targets: Targets, config: ObjectiveConfig, heads: nn.ModuleDict | None
+) -> torch.Tensor | float:
+    if not config.order and not config.intensity:
+        return 0.0
+    from .temporal import intensity_loss, order_loss
+
+    assert heads is not None, "objective.order and objective.intensity need the model's heads"
+    total: torch.Tensor | float = 0.0
+    for weight, name, loss in (
+        (config.order, "order", order_loss),
+        (config.intensity, "intensity", intensity_loss),
+    ):
+        if weight:
+            total = total + weight * loss(fused, targets.sequences, targets.times, heads[name])
+    return total
+
+
+def _of_all_ranks(encoding: "Encoding", targets: Targets) -> tuple["Encoding", Targets]:
+    """The captures of all ranks, with gradients to each rank's own; as they are where there is one rank."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return encoding, targets
+    both: torch.Tensor = AllGather.apply(torch.cat([encoding.fused.unsqueeze(1), encoding.views], dim=1))
+    mask = encoding.mask
+    if mask is None:  # another rank may have one
+        mask = torch.ones_like(encoding.views[..., 0], dtype=torch.bool)
+    everyone: list[Any] = [None if x is None else _gather(x) for x in targets]
+    mask = _gather(mask.to(torch.uint8)).bool()
+    return encoding._replace(views=both[:, 1:], fused=both[:, 0], mask=mask), Targets(*everyone)
+
+
+def _gather(x: torch.Tensor) -> torch.Tensor:
+    found = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, x.contiguous())
+    return torch.cat(found)
+
+
+class AllGather(torch.autograd.Function):
+    """(B, ...) of each rank -> (ranks x B, ...), by rank; backwards each rank gets its rows of the gradients of all ranks, added."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return _gather(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]

@@ -40,6 +40,22 @@ def build_tower(name: str, *, pretrained: str, channels: int, size: int) -> nn.M
     return visual
 
 
+def colour_statistics(name: str, pretrained: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of colours in 0..1 that a pretrained tower was trained with.
+
+    A local file, which says nothing of it, is taken for weights like the first published ones of its architecture.
+    """
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    tag = pretrained if pretrained in tags else next(iter(tags), "")
+    found = open_clip.get_pretrained_cfg(name, tag) or {}
+    return (
+        tuple(found.get("mean") or open_clip.OPENAI_DATASET_MEAN),
+        tuple(found.get("std") or open_clip.OPENAI_DATASET_STD),
+    )
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """open_clip warns on the root logger of random weights, which is what was asked for here."""

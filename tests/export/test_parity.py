@@ -6,12 +6,14 @@ import numpy as np
 import onnx
 import open_clip
 import pytest
+import torch
 
 from export import parity
 from export.to_onnx import export_onnx
 from smile.config import ModelConfig, SmileConfig, ViewConfig
 from smile.model import build_model
 from smile.text import class_embeddings, prompt_embeddings
+from smile.tuning import trainable
 
 TINY = {
     "embed_dim": 32,
@@ -66,6 +68,25 @@ def test_a_vision_transformer_passes_without_fused_attention(tiny_vit):
     model = onnx.load_from_string(file)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
     assert not {"Attention", "Gelu"} & {node.op_type for node in model.graph.node}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"tuning": "lora", "streams": "apart", "fusion": "text"}, {"tuning": "prompt"}],
+    ids=["LoRA, streams apart, text", "prompts, mixed channels"],
+)
+def test_a_tuned_vision_transformer_passes(tiny_vit, settings):
+    config = study(tower=tiny_vit, rank=2, **settings)
+    model = build_model(config).eval()
+    with torch.no_grad():
+        for parameter in trainable(model):  # as after training: nothing is 0 any more
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    views, text = parity.pseudo_views(config), class_embeddings(prompt_embeddings(config.model))
+    views[0, 1, 3:] = 0  # a photograph has no depth
+    report = parity.compare(
+        export_onnx(model, config), views, parity.torch_embeddings(model, views), text=text, scale=10.0
+    )
+    assert report["verdict"] == "pass", report
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,182 @@
+"""What of a tower is trained: all of it, or little pieces beside a frozen one (LoRA, an adapter, prompt tokens).
+
+N pictures, C channels, H W pixels, L tokens, E token width, W tower width, r rank.
+"""
+
+import copy
+import re
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .config import CHANNELS, ModelConfig
+from .towers import build_tower
+
+if TYPE_CHECKING:
+    from .model import SmileModel
+
+
+def build_tuned_tower(model: ModelConfig, *, channels: int, size: int) -> nn.Module:
+    """The tower of `model` with what `model.tuning` trains of it: (N, channels, size, size) float32 -> (N, W).
+
+    A frozen tower keeps its own colour stem; other channels are first mixed to three by a learned 1 x 1 convolution.
+    Raises ValueError where the tower is unknown or cannot be tuned in this way.
+    """
+    if model.tuning == "full":
+        return build_tower(model.tower, pretrained=model.pretrained, channels=channels, size=size)
+    tower = build_tower(model.tower, pretrained=model.pretrained, channels=3, size=size)
+    tower.requires_grad_(False)
+    if model.tuning == "lora":
+        tower = _with_lora(tower, rank=model.rank, size=size)
+    elif model.tuning == "adapter":
+        with torch.inference_mode():
+            width = tower.eval()(torch.zeros(1, 3, size, size)).shape[-1]
+        tower = nn.Sequential(tower, Adapter(width, model.rank))
+    else:
+        _add_prompts(tower, name=model.tower, count=model.rank)
+    return tower if channels == 3 else nn.Sequential(_mix(model.modalities), tower)
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that an optimiser gets."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def shared_names(model: nn.Module) -> list[str]:
+    """Names of the arrays that a federation sends and a checkpoint stores, in the order of `state_dict`.
+
+    All floating-point state where nothing is frozen. Else not the frozen part of the tower: every site builds it from the same
+    pretrained weights, or from the seed.
+    """
+    floating = [name for name, tensor in model.state_dict().items() if tensor.is_floating_point()]
+    parameters = dict(model.named_parameters())
+    if all(p.requires_grad for name, p in parameters.items() if name.startswith("tower.")):
+        return floating
+    trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    return [name for name in floating if name in trained or not name.startswith("tower.")]
+
+
+def merged(model: "SmileModel") -> "SmileModel":
+    """The same function without LoRA layers, for export: a copy whose tower's weights hold what they learned.
+
+    The model itself where nothing was tuned by LoRA.
+    """
+    from peft import PeftModel
+
+    if not any(isinstance(module, PeftModel) for module in model.modules()):
+        return model
+    result = copy.deepcopy(model)
+    for path, module in list(result.named_modules()):
+        if isinstance(module, PeftModel):
+            parent, _, name = path.rpartition(".")
+            plain: Any = module
+            setattr(result.get_submodule(parent), name, plain.merge_and_unload())
+    return result
+
+
+def _mix(modalities: tuple[str, ...]) -> nn.Conv2d:
+    """Channels -> three that a colour stem takes. It starts from the sum of the modalities, depth being grey, at unit variance."""
+    mix = nn.Conv2d(sum(CHANNELS[m] for m in modalities), 3, 1, bias=False)
+    parts = [torch.eye(3) if CHANNELS[m] == 3 else torch.ones(3, 1) for m in modalities]
+    with torch.no_grad():
+        mix.weight.copy_((torch.cat(parts, dim=1) / len(modalities) ** 0.5)[:, :, None, None])
+    return mix
+
+
+def _with_lora(tower: nn.Module, *, rank: int, size: int) -> nn.Module:
+    """LoRA (Hu et al. 2021) by peft on every linear layer and dense convolution that the tower calls, but the stem."""
+    from peft import LoraConfig, get_peft_model
+
+    for path, module in list(tower.named_modules()):
+        if isinstance(module, nn.MultiheadAttention) and module.batch_first and module.bias_k is None:
+            parent, _, name = path.rpartition(".")
+            setattr(tower.get_submodule(parent), name, SelfAttention(module))
+    targets = "|".join(re.escape(name) for name in _called_layers(tower, size=size))
+    settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
+    wrapped: Any = tower
+    return get_peft_model(wrapped, settings)
+
+
+def _called_layers(tower: nn.Module, *, size: int) -> list[str]:
+    """Names of the layers that LoRA can change, in the order of their calls.
+
+    Only a layer that is called can be wrapped: open_clip's attention pooling, for one, reads its layers' weights instead.
+    """
+    names: list[str] = []
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: names.append(name))
+        for name, module in tower.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and getattr(module, "groups", 1) == 1
+    ]
+    with torch.inference_mode():
+        tower.eval()(torch.zeros(1, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    stem = next(name for name, module in tower.named_modules() if isinstance(module, nn.Conv2d))
+    return [name for name in names if name != stem]
+
+
+def _add_prompts(tower: Any, *, name: str, count: int) -> None:
+    from open_clip.transformer import VisionTransformer
+
+    if not isinstance(tower, VisionTransformer):
+        raise ValueError(
+            f"model.tuning = 'prompt' needs a tower of tokens with a class token, and model.tower = {name!r} is none: "
+            "choose lora or adapter, or one of open_clip's own ViT towers such as ViT-B-32"
+        )
+    width = tower.class_embedding.shape[-1]
+    tower.transformer = Prompted(tower.transformer, width=width, count=count)
+
+
+class SelfAttention(nn.Module):
+    """nn.MultiheadAttention of a token sequence with itself, its weights as two linear layers that peft can wrap.
+
+    peft also wraps nn.MultiheadAttention, by adding and subtracting the change of the weights at every call: the frozen weights
+    drift by rounding, so that no site could rebuild them.
+    """
+
+    def __init__(self, like: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.heads = like.num_heads
+        self.qkv = nn.Linear(like.embed_dim, 3 * like.embed_dim, bias=like.in_proj_bias is not None)
+        self.qkv.weight, self.qkv.bias = like.in_proj_weight, like.in_proj_bias
+        self.out: nn.Linear = like.out_proj
+
+    def forward(
+        self, x: torch.Tensor, *_: torch.Tensor, attn_mask: torch.Tensor | None = None, **__: Any
+    ) -> tuple[torch.Tensor, None]:
+        """x: (N, L, E), which is query, key and value -> (N, L, E), None."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        result = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+        return self.out(result.transpose(1, 2).flatten(2)), None
+
+
+class Adapter(nn.Module):
+    """x + up(gelu(down(x))): a bottleneck on the features of a frozen tower (FedCLIP style); it starts as the identity."""
+
+    def __init__(self, width: int, rank: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(width, rank), nn.Linear(rank, width)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, W) -> (N, W)."""
+        return x + self.up(F.gelu(self.down(x)))
+
+
+class Prompted(nn.Module):
+    """A transformer that also sees `count` learned tokens after the class token (visual prompt tuning, shallow)."""
+
+    def __init__(self, transformer: nn.Module, *, width: int, count: int) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.tokens = nn.Parameter(torch.randn(count, width) * 0.02)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (N, L, E), class token first -> (N, L, E): the prompts are taken out again."""
+        tokens = self.tokens.to(x.dtype).expand(x.shape[0], -1, -1)  # len() would fix the batch at export
+        x = self.transformer(torch.cat([x[:, :1], tokens, x[:, 1:]], dim=1))
+        return torch.cat([x[:, :1], x[:, 1 + len(self.tokens) :]], dim=1)

@@ -17,12 +17,15 @@ COMMANDS = {
     "doctor": ("smile.site.doctor", "look at raw scans, write nothing: what is there, what is wrong"),
     "prepare": ("smile.site.commands", "raw scans -> a prepared site"),
     "inspect": ("smile.site.commands", "check a prepared site, count it, draw a contact sheet"),
+    "train": ("smile.train_command", "train on one prepared site, without any federation"),
+    "evaluate": ("smile.evaluate_command", "measure a checkpoint on a prepared site by a named protocol"),
 }
 
 EXAMPLES = """examples:
   smile doctor /data/BU-4DFE                 look at raw scans first; writes nothing
   smile prepare /data/BU-4DFE /data/site     turn raw scans into a prepared site; run it again to go on
   smile inspect /data/site                   check it and look at it
+  smile train /data/site --out runs/mine     train on it alone, without any federation
   smile prepare --help                       all options of a command"""
 
 

@@ -19,6 +19,9 @@ METRICS = (
     "alignment",
     "redundancy",
     "redundancy_skipped",
+    "temporal",
+    "sibling",
+    "critic",
 )
 
 # Everything a server ever learns of a failure at a site. The details stay in the site's own log.
@@ -33,19 +36,21 @@ ERRORS = {
 
 
 def get_arrays(model: "SmileModel") -> dict[str, np.ndarray]:
-    """What is shared and stored: every floating-point parameter and buffer of the image side, by name."""
-    return {
-        name: tensor.detach().cpu().float().numpy()
-        for name, tensor in model.state_dict().items()
-        if tensor.is_floating_point()
-    }
+    """What is shared and stored, float32 by name: see `tuning.shared_names`."""
+    from .tuning import shared_names
+
+    state = model.state_dict()
+    return {name: state[name].detach().cpu().float().numpy() for name in shared_names(model)}
 
 
 def load_arrays(model: "SmileModel", arrays: dict[str, np.ndarray]) -> None:
     """Put arrays into the model. Raises ValueError unless names and shapes are exactly the model's."""
     import torch
 
-    expected = {name: tuple(t.shape) for name, t in model.state_dict().items() if t.is_floating_point()}
+    from .tuning import shared_names
+
+    state = model.state_dict()
+    expected = {name: tuple(state[name].shape) for name in shared_names(model)}
     found = {name: tuple(array.shape) for name, array in arrays.items()}
     if found != expected:
         wrong = sorted(
@@ -56,9 +61,8 @@ def load_arrays(model: "SmileModel", arrays: dict[str, np.ndarray]) -> None:
             f"expected {expected.get(wrong[0])}, found {found.get(wrong[0])}"
         )
     with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if tensor.is_floating_point():
-                tensor.copy_(torch.from_numpy(np.array(arrays[name])))
+        for name in expected:
+            state[name].copy_(torch.from_numpy(np.array(arrays[name])))
 
 
 @cache

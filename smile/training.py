@@ -1,16 +1,21 @@
-"""THE local training loop. B batch, V views, C channels, H W pixels, D joint embedding."""
+"""THE training loop. B batch, V views, C channels, H W pixels, D joint embedding."""
 
 import math
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from .augment import augment
 from .config import SmileConfig
+from .loader import Batches, ahead, random_seed
 from .losses import objective
-from .model import SmileModel
-from .text import prompt_embeddings
+from .model import Encoding, SmileModel
+from .sentences import sentence_source
+from .state import State
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Captures(Protocol):
@@ -25,6 +30,12 @@ class Captures(Protocol):
     @property
     def sequences(self) -> np.ndarray: ...  # (n,) int
 
+    @property
+    def times(self) -> np.ndarray: ...  # (n,) float, 0 to 1 within the sequence, NaN unknown
+
+    @property
+    def geometry(self) -> Mapping[str, np.ndarray]: ...  # smile.measurements -> (n,) float mm, NaN unknown
+
     def gather(self, rows: np.ndarray, modalities: tuple[str, ...] | None = None) -> np.ndarray: ...
 
 
@@ -36,83 +47,86 @@ def train(
     rows: np.ndarray,
     first_step: int = 0,
     device: str = "cpu",
+    state: State | None = None,
+    watch: Callable[[int, dict[str, float]], None] = lambda step, parts: None,
 ) -> dict[str, float]:
-    """Train in place for `training.local_steps` steps and return the mean of each loss part.
+    """Train in place for `training.local_steps` steps, one round, and return the mean of each loss part.
 
     rows: (m,) int, the captures to train on. first_step: global step of the study (round x local steps), which
-    sets the learning rate and the random draws, so that a round can be repeated exactly.
+    sets the learning rate and every random draw, so that a round can be repeated exactly. state: of the rounds before, where one
+    machine trains alone; without it the optimiser starts anew and the averaged weights end in the model. watch: see each step.
     Raises ValueError when there are fewer than two captures or the loss is no longer finite.
     """
-    settings = config.training
+    settings, total = config.training, config.federation.rounds * config.training.local_steps
     if len(rows) < 2:
         raise ValueError(
             f"{len(rows)} captures to train on: a site needs two or more outside the held-out subjects"
         )
-    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + first_step)
-    total = config.federation.rounds * settings.local_steps
-    prompts = PromptDraw(captures.labels, config)
-    model.to(device).train()
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
-    sums: dict[str, float] = {}
-    for step, batch in enumerate(
-        batches(rows, settings.batch_size, settings.local_steps, generator), start=first_step
+    kind, alone = torch.device(device).type, state is not None
+    state = state or State(model, settings, device=device)
+    source = sentence_source(captures, config, rows, model=model)
+    make = Batches(captures, source, config, rows=rows, device=device)
+    last_step, sums = first_step + settings.local_steps, dict[str, float]()
+    numbers = range(first_step * settings.accumulate, last_step * settings.accumulate)
+    model.train()
+    with (
+        torch.random.fork_rng(devices=[torch.device(device)] if kind == "cuda" else []),
+        closing(ahead(make, numbers)) as ready,
     ):
-        # AdamW starts each round without moments, and its first steps are as long as the rate allows.
-        fresh = min(1.0, (step - first_step + 1) / max(1, settings.local_steps // 4))
-        for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * schedule(step, total) * fresh
-        views = torch.from_numpy(captures.gather(batch, config.model.modalities)).to(device)
-        views = augment(views, config, generator)
-        text, classes = prompts(batch, generator)
-        loss, parts = objective(
-            model(views), text.to(device), classes.to(device), model.scale(), config.objective
-        )
-        if not torch.isfinite(loss):
-            raise ValueError(
-                f"loss is {loss.item()} at step {step}: lower training.learning-rate = {settings.learning_rate}"
-            )
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        for name, value in parts.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
+        for step in range(first_step, last_step):
+            torch.manual_seed(
+                random_seed(settings.seed, 0, step)
+            )  # of dropout: a resumed run must draw the same
+            found: list[dict[str, torch.Tensor]] = []
+            for _ in range(settings.accumulate):
+                batch = make.claim(next(ready))
+                with torch.autocast(kind, PRECISIONS[settings.precision], settings.precision != "fp32"):
+                    encoding = model(batch.views, batch.mask)
+                loss, parts = objective(
+                    _full(encoding), batch.targets, model.scale(), config.objective, model.heads
+                )
+                state.scaler.scale(loss / settings.accumulate).backward()
+                found.append(parts)
+            rate = settings.learning_rate * schedule(step, total, settings.warm_up)
+            if not alone:
+                # AdamW starts each round without moments, and its first steps are as long as the rate allows.
+                rate *= min(1.0, (step - first_step + 1) / max(1, settings.local_steps // 4))
+            norm = state.update(rate)
+            figures = _means(found, norm, step, settings.learning_rate, scaled=state.scaler.is_enabled())
+            sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
+            watch(step, figures)
+    if not alone:
+        state.finish()
     return {name: value / settings.local_steps for name, value in sums.items()}
 
 
-def schedule(step: int, total: int) -> float:
-    """Factor on the peak learning rate: linear warm-up over 5 % of all steps, then half a cosine to 1 %."""
-    warm = max(1, total // 20)
+def schedule(step: int, total: int, warm_up: float = 0.05) -> float:
+    """Factor on the peak learning rate: a linear rise over the share `warm_up` of all steps, then half a cosine to 1 %."""
+    warm = round(total * warm_up)
     if step < warm:
         return (step + 1) / warm
     progress = min(1.0, (step - warm) / max(1, total - warm))
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def batches(rows: np.ndarray, size: int, steps: int, generator: torch.Generator) -> list[np.ndarray]:
-    """`steps` batches of row numbers: pass after pass over shuffled `rows`, no row twice in one batch."""
-    size = min(size, len(rows))
-    result: list[np.ndarray] = []
-    while len(result) < steps:
-        order = rows[torch.randperm(len(rows), generator=generator).numpy()]
-        result += [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
-    return result[:steps]
+def _full(encoding: Encoding) -> Encoding:
+    """Losses are taken in fp32 whatever the precision of the model."""
+    return encoding._replace(
+        views=encoding.views.float(), fused=encoding.fused.float(), features=encoding.features.float()
+    )
 
 
-class PromptDraw:
-    """Draws one sentence for each capture of a batch; captures without one get class -1."""
+def _means(
+    found: list[dict[str, torch.Tensor]], norm: torch.Tensor, step: int, rate: float, *, scaled: bool
+) -> dict[str, float]:
+    """Loss parts of a step, fetched from the device at once. Raises ValueError where they are not finite.
 
-    def __init__(self, labels: np.ndarray, config: SmileConfig) -> None:
-        bank = prompt_embeddings(config.model)
-        names = list(bank)
-        self.sentences = torch.from_numpy(np.stack(list(bank.values())))  # (K, P, D)
-        use_labels = config.objective.prompt_source == "label"
-        self.classes = torch.tensor([names.index(x) if use_labels and x else -1 for x in labels.tolist()])
-
-    def __call__(self, rows: np.ndarray, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """rows: (B,) -> text (B, D) float32, classes (B,) int."""
-        classes = self.classes[rows]
-        sentence = torch.randint(self.sentences.shape[1], (len(rows),), generator=generator)
-        return self.sentences[classes.clamp(min=0), sentence], classes
+    scaled: under fp16 a gradient that is not finite skips the step and lowers the scale, which is no fault.
+    """
+    means = {name: torch.stack([parts[name].to(norm.device) for parts in found]).mean() for name in found[0]}
+    *values, length = torch.stack([*means.values(), norm.to(torch.float32)]).tolist()
+    figures = dict(zip(means, values, strict=True))
+    if not math.isfinite(figures["loss"]) or not (math.isfinite(length) or scaled):
+        what = f"loss is {figures['loss']}, its gradient {length}"
+        raise ValueError(f"{what} at step {step}: lower training.learning-rate = {rate}")
+    return figures

@@ -10,6 +10,8 @@ EXAMPLES = """examples:
   python -m simulations demo --seeds 1                the same in a third of the training time
   python -m simulations demo --sites ../scans/*       on folders of raw scans that exist
   python -m simulations demo --set federation.rounds=20 --set model.fusion=mean
+  python -m simulations sources --steps 400           prompt sources, siblings, supervised, untrained on the demo's people
+  python -m simulations sources --sites ../scans/*    the same on folders that exist (raw, or prepared already), 5 folds
 """
 
 
@@ -21,7 +23,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     scenarios = sorted(path.stem for path in (Path(__file__).parent / "scenarios").glob("*.toml"))
-    result.add_argument("scenario", choices=scenarios, help="a file of simulations/scenarios")
+    result.add_argument(
+        "scenario",
+        choices=(*scenarios, "sources"),
+        help="a file of simulations/scenarios, or the table of sources",
+    )
     result.add_argument(
         "--sites", nargs="+", type=Path, metavar="DIR", help="folders of raw scans instead of simulated ones"
     )
@@ -41,17 +47,29 @@ def parser() -> argparse.ArgumentParser:
         help="a setting of [tool.flwr.app.config]",
     )
     result.add_argument("--json", action="store_true", help="print summary.json instead of the table")
+    only = result.add_argument_group("sources only")
+    only.add_argument("--steps", type=int, metavar="N", help="optimiser steps of every row")
+    only.add_argument(
+        "--folds", type=int, metavar="N", help="of people (default: 1 held-out share; with --sites 5)"
+    )
+    only.add_argument("--rows", default="", metavar="NAME,..", help="some rows of the table instead of all")
     return result
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    folder = f"{options.scenario}-sites" if options.sites else options.scenario
+    name = "demo" if options.scenario == "sources" else options.scenario  # whose hospitals and sites it takes
+    out = options.out or Path("runs") / (f"{name}-sites" if options.sites else name)
     try:
-        from simulations.journey import run, scenario
+        from simulations import journey, sources
 
-        plan = scenario(options.scenario, options)
-        summary = run(plan, out=options.out or Path("runs") / folder, quiet=options.json)
+        plan = journey.scenario(name, options)
+        if options.scenario == "sources":
+            rows = tuple(options.rows.split(",")) if options.rows else tuple(sources.ROWS)
+            steps, folds = options.steps, options.folds
+            summary = sources.run(plan, out=out, rows=rows, steps=steps, folds=folds, quiet=options.json)
+        else:
+            summary = journey.run(plan, out=out, quiet=options.json)
     except ModuleNotFoundError as error:
         print(
             f"python -m simulations: the package {error.name} is missing: run `make setup`, or install this project "

@@ -44,7 +44,7 @@ def repeat(
     """
     alone = [f"site-{index}" for index in range(len(folders))]
     tasks = [(who, seed) for who in ("federated", "pooled", *alone, "untrained") for seed in seeds]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as workers:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=one_thread) as workers:
         futures = [
             workers.submit(_result, with_seed(config, seed), folders, who, output / f"seed-{seed}")
             for who, seed in tasks
@@ -57,7 +57,8 @@ def repeat(
             raise
 
 
-def _one_thread() -> None:
+def one_thread() -> None:
+    """In each process of a pool: as many threads as processes would fight for the cores."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 

@@ -112,7 +112,7 @@ def run(plan: Plan, *, out: Path, quiet: bool = False) -> dict[str, Any]:
         (out / name).unlink(missing_ok=True)
     steps, memory = Steps(quiet), PeakMemory()
     with memory:
-        raw, sites = _prepare(plan, out, steps, quiet)
+        raw, sites = prepare_sites(plan, out, steps, quiet)
         results, checkpoint = _compare(plan, out, sites, steps)
         reading = _export(plan, out, raw, sites, checkpoint, steps)
     steps.end()
@@ -135,7 +135,8 @@ def run(plan: Plan, *, out: Path, quiet: bool = False) -> dict[str, Any]:
     return summary
 
 
-def _prepare(plan: Plan, out: Path, steps: Steps, quiet: bool) -> tuple[list[Path], list[Path]]:
+def prepare_sites(plan: Plan, out: Path, steps: Steps, quiet: bool) -> tuple[list[Path], list[Path]]:
+    """(folders of raw scans, prepared sites below OUT/sites); what an earlier run has done is not done again."""
     raw = list(plan.raw)
     if not raw:
         raw = _simulate(plan, out / "raw", steps)

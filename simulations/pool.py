@@ -8,7 +8,8 @@ from smile.site.store import Site
 class Pool:
     """The captures of `sites` one after the other, with subjects and sequences kept apart.
 
-    Fulfils `smile.training.Captures`; `site_of` (n,) tells which site a row comes from.
+    Fulfils `smile.training.Captures`; `site_of` (n,) tells which site a row comes from. A measure that a site does not
+    code is NaN there.
     """
 
     def __init__(self, sites: list[Site]) -> None:
@@ -21,6 +22,20 @@ class Pool:
         self.sequences = np.concatenate(
             [site.sequences + offset for site, offset in zip(sites, offsets, strict=False)]
         )
+
+        self.times = np.concatenate([site.times for site in sites])
+        self.measures = self._joined([site.measures for site in sites])
+        self.geometry = self._joined([site.geometry for site in sites])
+
+    def _joined(self, tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """The columns of all tables, one below the other: name -> (n,) float64."""
+        lengths = np.diff(self.starts)
+        return {
+            name: np.concatenate(
+                [table.get(name, np.full(n, np.nan)) for table, n in zip(tables, lengths, strict=True)]
+            )
+            for name in dict.fromkeys(name for table in tables for name in table)
+        }
 
     def gather(self, rows: np.ndarray, modalities: tuple[str, ...] | None = None) -> np.ndarray:
         rows = np.asarray(rows)

@@ -115,14 +115,14 @@ class ObjectiveConfig:
     prompt_source: str = (
         "label"  # label (supervised) | pseudo | geometry | none: where a sample's sentence comes from
     )
-    decorrelation: float = 0.0078125  # lambda_1, the design page's fallback 1/d
+    decorrelation: float = 0.001  # lambda_1; at equal weights this term is nearly all of the loss
     alignment: float = 1.0  # lambda_2
     redundancy: float = 1.0  # lambda_3
     off_diagonal: float = 0.0051  # lambda_bt of Barlow Twins
     view_alignment: float = 1.0  # beta, weight of the single views in the alignment
     redundancy_reading: str = "off-diagonal"  # off-diagonal | full
     pairs: str = (
-        "views"  # views | frames | sentences: what the decorrelation takes for two pictures of the same
+        "sentences"  # views | frames | sentences: what the decorrelation takes for two pictures of the same
     )
     order: float = 0.0  # weight of telling which of two frames of a sequence comes first
     intensity: float = 0.0  # weight of ranking frames by their distance in time from rest
@@ -279,12 +279,13 @@ def to_json(config: SmileConfig) -> str:
 
 
 def from_json(text: str) -> SmileConfig:
-    """`config.json` -> `SmileConfig`; the same checks as `from_flat`."""
+    """`config.json` -> `SmileConfig`; the same checks as `from_flat`, but what an older version did not write is the default."""
     nested = json.loads(text)
-    return from_flat(
-        {
-            f"{section}.{_key(name)}": ",".join(map(_word, value)) if isinstance(value, list) else value
-            for section, values in nested.items()
-            for name, value in values.items()
-        }
-    )
+    tables = isinstance(nested, dict) and all(isinstance(values, dict) for values in nested.values())
+    _require(tables, "config.json holds no settings")
+    found = {
+        f"{section}.{_key(name)}": ",".join(map(_word, value)) if isinstance(value, list) else value
+        for section, values in nested.items()
+        for name, value in values.items()
+    }
+    return from_flat({**to_flat(SmileConfig()), **found})

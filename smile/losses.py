@@ -169,47 +169,52 @@ def alignment(
     scale: torch.Tensor,
     *,
     mask: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Symmetric InfoNCE with every sample of the same class as a positive.
+    graded: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Symmetric InfoNCE with every sample of the same class as a positive; -> the loss, and its floor, the mean entropy of q.
 
-    a: (B, D), or (B, S, D) for S pictures of each sample, each compared on its own; text: (B, D); classes: (B,) int, -1 takes no part;
-    scale: inverse temperature; mask: (B, S) bool, which pictures are there. Returns a scalar or (S,), never below
-    `entropy(classes, mask)`; 0 where nothing takes part.
+    a: (B, D), or (B, S, D) for S pictures of each sample, each compared on its own; text: (B, D); classes: (B,) int, -1 takes
+    no part; scale: inverse temperature; mask: (B, S) bool, which pictures are there. Both results are () or (S,) as `a` is;
+    0 where nothing takes part. graded: a sentence is a positive as far as it says the same (`likeness`).
     """
     if a.dim() == 2:
-        return alignment(
-            a.unsqueeze(1), text, classes, scale, mask=None if mask is None else mask.unsqueeze(1)
-        )[0]
+        mask = None if mask is None else mask.unsqueeze(1)
+        loss, floor = alignment(a.unsqueeze(1), text, classes, scale, mask=mask, graded=graded)
+        return loss[0], floor[0]
     if mask is not None:
         a = torch.where(mask.unsqueeze(-1), a, 0)
-    rows, pair, same = positives(classes, mask)
     unit = text * inverse_length(text).unsqueeze(1)
+    rows, pair = takes_part(classes, mask)
+    least = torch.finfo(unit.dtype).min
     logits = a @ unit.T * (scale * inverse_length(a)).unsqueeze(2)
-    hidden = logits.masked_fill(~pair, torch.finfo(logits.dtype).min)
+    hidden = logits.masked_fill(~pair, least)
     total = 0.5 * (hidden.logsumexp(dim=2) + hidden.logsumexp(dim=0).T)
-    # q_ij = [c_i = c_j] / |{m : c_m = c_i}| is symmetric and its rows sum to 1, so that both sums of q log p are sum q s - log sum.
-    matched = torch.where(same, logits, 0).sum(dim=2) / same.sum(dim=2).clamp(min=1)
-    return _mean(total - matched, rows)
+    wanted = likeness(unit, classes, scale if graded else None).unsqueeze(1).masked_fill(~pair, least)
+    q = torch.where(pair, wanted.softmax(dim=2), 0)
+    # (i, s, j): row i of q, wanted of picture s of i among the sentences and of sentence i among the pictures s.
+    matched = 0.5 * (q * (logits + logits.permute(2, 1, 0))).sum(dim=2)
+    return _mean(total - matched, rows), _mean(torch.special.entr(q).sum(dim=2), rows).expand(a.shape[1])
 
 
-def positives(
-    classes: torch.Tensor, mask: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What takes part in the alignment, bool: rows (B, S), pairs (B, S, B), and pairs of the same class (B, S, B).
-
-    classes: (B,) int, -1 takes no part; mask: (B, S) bool, without it S is 1.
-    """
+def takes_part(classes: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows (B, S) and pairs (B, S, B) of the alignment, bool. classes: (B,) int, -1 no; mask: (B, S) bool, without it S is 1."""
     rows = (classes >= 0).unsqueeze(1)
     if mask is not None:
         rows = rows & mask
-    pair = rows.unsqueeze(2) & rows.T.unsqueeze(0)
-    return rows, pair, pair & _same(classes).unsqueeze(1)
+    return rows, rows.unsqueeze(2) & rows.T.unsqueeze(0)
 
 
-def entropy(classes: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """(S,) H(q), the least value that `alignment` can take; it depends on batch and class mix (method.md, trap 6)."""
-    rows, _, same = positives(classes, mask)
-    return _mean(same.sum(dim=2).clamp(min=1).log(), rows)
+def likeness(unit: torch.Tensor, classes: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    """(B, B) logits of the targets: a softmax of a row spreads it over what says the same. No gradient.
+
+    unit: (B, D) sentences of unit length; classes: (B,). scale None: all of the same class alike, others not at all. Else
+    cosine x scale, 1 within a class: what the sentence itself would get for an embedding, so that the least value is reached
+    where a picture's embedding is its sentence's. Captions that differ in a shade are then no negatives of each other.
+    """
+    same = _same(classes)
+    if scale is None:
+        return torch.zeros_like(unit[:, :1]).masked_fill(~same, torch.finfo(unit.dtype).min)
+    return (torch.where(same, 1.0, unit @ unit.T) * scale).detach()
 
 
 def _mean(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -289,7 +294,7 @@ def objective(
     mv = decorrelation(
         z, off_diagonal=config.off_diagonal, mask=mask, partner=partners(config.pairs, targets)
     )
-    vl, floor = _alignments(fused, z, mask, targets, scale, config.view_alignment, heads)
+    vl, floor = _alignments(encoding, targets, scale, config, heads)
     told = varies(targets.text, paired)
     cm = torch.where(told, redundancy(fused, targets.text, reading=config.redundancy_reading, rows=paired), 0)
     temporal = _temporal(fused, targets, config, heads) + zero
@@ -317,33 +322,30 @@ def objective(
 
 
 def _alignments(
-    fused: torch.Tensor,
-    z: torch.Tensor,
-    mask: torch.Tensor | None,
+    encoding: "Encoding",
     targets: Targets,
     scale: torch.Tensor,
-    view_weight: float,
+    config: ObjectiveConfig,
     heads: nn.ModuleDict | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """l(fused) + view_weight x mean over the views of l(view) + l(pool) where there is a pool, and the floor of that.
+    """l(fused) + view_alignment x mean over the views of l(view) + l(pool) where there is a pool, and the floor of that.
 
     A view with fewer than two samples is left out. l(pool): `smile.temporal.pooled_alignment`.
     """
-    pictures, there = fused.unsqueeze(1), None if mask is None else mask.any(dim=1, keepdim=True)
-    if view_weight:
+    z, mask, graded = encoding.views, encoding.mask, config.prompt_source == "geometry"
+    pictures, there = encoding.fused.unsqueeze(1), None if mask is None else mask.any(dim=1, keepdim=True)
+    if config.view_alignment:
         pictures = torch.cat([pictures, z], dim=1)
         there = None if there is None or mask is None else torch.cat([there, mask], dim=1)
-    losses = alignment(pictures, targets.text, targets.classes, scale, mask=there)
-    floors = entropy(targets.classes, there).expand_as(losses)
-    rows, _, _ = positives(targets.classes, there)
-    used = (rows.sum(dim=0) >= 2).to(losses.dtype).expand_as(losses)
-    weight = torch.cat([used[:1], view_weight * used[1:] / used[1:].sum().clamp(min=1)])
+    losses, floors = alignment(pictures, targets.text, targets.classes, scale, mask=there, graded=graded)
+    used = (takes_part(targets.classes, there)[0].sum(dim=0) >= 2).to(losses.dtype).expand_as(losses)
+    weight = torch.cat([used[:1], config.view_alignment * used[1:] / used[1:].sum().clamp(min=1)])
     total, floor = (weight * losses).sum(), (weight * floors).sum()
     if heads is None or "pool" not in heads:
         return total, floor
     from .temporal import pooled_alignment
 
-    pooled, least = pooled_alignment(fused, mask, targets, scale, heads["pool"])
+    pooled, least = pooled_alignment(encoding.fused, mask, targets, scale, heads["pool"], graded=graded)
     return total + pooled, floor + least
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .config import SmileConfig
-from .losses import Targets, alignment, entropy
+from .losses import Targets, alignment, full_precision
 from .model import attend
 
 EPSILON = 1e-5
@@ -34,6 +34,7 @@ def build_heads(config: SmileConfig, dim: int) -> nn.ModuleDict:
     return heads
 
 
+@full_precision
 def order_loss(
     fused: torch.Tensor, sequences: torch.Tensor, times: torch.Tensor, head: nn.Module
 ) -> torch.Tensor:
@@ -44,10 +45,11 @@ def order_loss(
     use it with films that end at the apex, or expect ln 2.
     """
     earlier, later = _pairs(sequences, times[:, None] < times[None, :])
-    unit = F.normalize(fused.float(), dim=1, eps=EPSILON)
+    unit = F.normalize(fused, dim=1, eps=EPSILON)
     return _mean(F.softplus(-head(unit[later] - unit[earlier])))
 
 
+@full_precision
 def intensity_loss(
     fused: torch.Tensor,
     sequences: torch.Tensor,
@@ -66,7 +68,7 @@ def intensity_loss(
     sides = (rising[:, None] & rising[None, :]) | (falling[:, None] & falling[None, :])
     distance = (times - apex).abs()
     more, less = _pairs(sequences, sides & (distance[:, None] < distance[None, :]))
-    shown = head(F.normalize(fused.float(), dim=1, eps=EPSILON))
+    shown = head(F.normalize(fused, dim=1, eps=EPSILON))
     return _mean(F.relu(MARGIN - (shown[more] - shown[less])))
 
 
@@ -86,12 +88,15 @@ def by_sequence(
     return fused[index], times[index], mask, order[starts]
 
 
+@full_precision
 def pooled_alignment(
     fused: torch.Tensor,
     mask: torch.Tensor | None,
     targets: Targets,
     scale: torch.Tensor,
     pool: nn.Module,
+    *,
+    graded: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """l(pool), the alignment of the pooled sequences of a batch with their sentences, and its floor; weight 1, like l(fused).
 
@@ -108,8 +113,8 @@ def pooled_alignment(
     classes = torch.where(told.any(dim=1), targets.classes[chosen], -1)
     pooled = pool(fused[rows], times, there)
     enough = (classes >= 0).sum() >= 2
-    loss = alignment(pooled, targets.text[chosen], classes, scale)
-    return torch.where(enough, loss, 0), torch.where(enough, entropy(classes)[0], 0)
+    loss, floor = alignment(pooled, targets.text[chosen], classes, scale, graded=graded)
+    return torch.where(enough, loss, 0), torch.where(enough, floor, 0)
 
 
 def _pairs(sequences: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -51,15 +51,36 @@ def slow_barlow(a: np.ndarray, b: np.ndarray, weight: float) -> float:
     return total
 
 
-def slow_alignment(a: np.ndarray, t: np.ndarray, classes: list[int], scale: float) -> float:
+def slow_targets(t: np.ndarray, classes: list[int], scale: float, graded: bool) -> np.ndarray:
+    q = np.zeros((len(t), len(t)))
+    for i, one in enumerate(t):
+        for j, other in enumerate(t):
+            cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+            if classes[i] == classes[j]:
+                q[i, j] = math.exp(scale) if graded else 1
+            elif graded:
+                q[i, j] = math.exp(scale * cosine)
+    return q / q.sum(axis=1, keepdims=True)
+
+
+def slow_alignment(
+    a: np.ndarray, t: np.ndarray, classes: list[int], scale: float, *, graded: bool = False
+) -> tuple[float, float]:
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, t)]
-    s, total, n = scale * unit[0] @ unit[1].T, 0.0, len(a)
+    s, q, total, floor, n = (
+        scale * unit[0] @ unit[1].T,
+        slow_targets(t, classes, scale, graded),
+        0.0,
+        0.0,
+        len(a),
+    )
     for i in range(n):
-        same = [j for j in range(n) if classes[j] == classes[i]]
-        for j in same:
-            total += (s[i, j] - math.log(sum(math.exp(s[i, m]) for m in range(n)))) / len(same)
-            total += (s[j, i] - math.log(sum(math.exp(s[m, i]) for m in range(n)))) / len(same)
-    return -total / (2 * n)
+        for j in range(n):
+            if q[i, j] > 0:
+                total += q[i, j] * (s[i, j] - math.log(sum(math.exp(s[i, m]) for m in range(n))))
+                total += q[i, j] * (s[j, i] - math.log(sum(math.exp(s[m, i]) for m in range(n))))
+                floor -= q[i, j] * math.log(q[i, j])
+    return -total / (2 * n), floor / n
 
 
 # --- decorrelation ------------------------------------------------------------
@@ -173,51 +194,77 @@ def test_a_single_view_pairs_with_its_partner_alone() -> None:
 # --- alignment ------------------------------------------------------------------
 
 
-def test_alignment_equals_its_formula() -> None:
+@pytest.mark.parametrize("graded", [False, True])
+def test_alignment_equals_its_formula(graded: bool) -> None:
     a, t, classes = random(6, 4), random(6, 4, seed=1), [0, 1, 0, 2, 1, 0]
-    found = losses.alignment(a, t, torch.tensor(classes), torch.tensor(5.0))
-    assert found.item() == pytest.approx(slow_alignment(a.numpy(), t.numpy(), classes, 5.0), abs=1e-6)
+    found = losses.alignment(a, t, torch.tensor(classes), torch.tensor(5.0), graded=graded)
+    expected = slow_alignment(a.numpy(), t.numpy(), classes, 5.0, graded=graded)
+    assert [x.item() for x in found] == pytest.approx(expected, abs=1e-6)
 
 
-def test_pictures_are_aligned_each_on_its_own_without_what_is_missing() -> None:
+@pytest.mark.parametrize("graded", [False, True])
+def test_pictures_are_aligned_each_on_its_own_without_what_is_missing(graded: bool) -> None:
     a, t, classes = random(7, 3, 4), random(7, 4, seed=1), torch.tensor([0, 1, 0, -1, 1, 2, -1])
     mask = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 0], [1, 1, 0], [0, 1, 0], [1, 1, 0], [1, 1, 1]]).bool()
     expected = []
     for v in range(3):
         rows = (mask[:, v] & (classes >= 0)).nonzero()[:, 0]
-        found = (
-            slow_alignment(a[rows, v].numpy(), t[rows].numpy(), classes[rows].tolist(), 5.0)
-            if len(rows)
-            else 0
-        )
-        expected.append(found)
+        chosen = a[rows, v].numpy(), t[rows].numpy(), classes[rows].tolist()
+        expected.append(slow_alignment(*chosen, 5.0, graded=graded) if len(rows) else (0, 0))
     a[~mask] = float("nan")
     a.requires_grad_()
-    each = losses.alignment(a, t, classes, torch.tensor(5.0), mask=mask)
-    assert each.tolist() == pytest.approx(expected, abs=1e-6)
+    each, floors = losses.alignment(a, t, classes, torch.tensor(5.0), mask=mask, graded=graded)
+    assert each.tolist() == pytest.approx([loss for loss, _ in expected], abs=1e-6)
+    assert floors.tolist() == pytest.approx([floor for _, floor in expected], abs=1e-6)
     (gradient,) = torch.autograd.grad(each.sum(), a)
     assert torch.isfinite(gradient).all() and (gradient[classes < 0] == 0).all()
 
 
-def test_alignment_is_scale_free_order_free_and_floored() -> None:
+@pytest.mark.parametrize("graded", [False, True])
+def test_alignment_is_scale_free_order_free_and_floored(graded: bool) -> None:
     a, t, classes, scale = random(8, 4), random(8, 4, seed=1), torch.tensor([0, 1] * 4), torch.tensor(10.0)
-    loss = losses.alignment(a, t, classes, scale)
-    torch.testing.assert_close(losses.alignment(a * 7, t * 0.1, classes, scale), loss)
+    loss = losses.alignment(a, t, classes, scale, graded=graded)
+    torch.testing.assert_close(losses.alignment(a * 7, t * 0.1, classes, scale, graded=graded), loss)
     order = torch.randperm(8, generator=torch.Generator().manual_seed(3))
-    torch.testing.assert_close(losses.alignment(a[order], t[order], classes[order], scale), loss)
+    torch.testing.assert_close(
+        losses.alignment(a[order], t[order], classes[order], scale, graded=graded), loss
+    )
     poles = torch.eye(4, dtype=torch.float64)[classes]
-    best = losses.alignment(poles, poles, classes, torch.tensor(100.0))
-    assert best.item() == pytest.approx(losses.entropy(classes).item(), abs=1e-6)
+    best, floor = losses.alignment(poles, poles, classes, torch.tensor(100.0), graded=graded)
+    assert best.item() == pytest.approx(floor.item(), abs=1e-6)
     assert best.item() == pytest.approx(math.log(4), abs=1e-6)
 
 
 def test_the_floor_of_the_alignment_grows_with_the_batch() -> None:
     """Trap 6: 256 samples of six classes cannot fall below 3.76, whatever the model."""
     classes = torch.arange(256) % 6
-    assert losses.entropy(classes).item() == pytest.approx(3.76, abs=0.01)
     for seed in range(3):
         a, t = random(256, 16, seed=seed), random(256, 16, seed=9)[:6][classes]
-        assert losses.alignment(a, t, classes, torch.tensor(14.0)) > losses.entropy(classes)
+        loss, floor = losses.alignment(a, t, classes, torch.tensor(14.0))
+        assert floor.item() == pytest.approx(3.76, abs=0.01) and loss > floor
+
+
+def test_graded_targets_are_met_by_the_sentences_themselves_and_only_there() -> None:
+    """Of captions that differ in a shade one is no negative of the other: the least value is where a picture says its caption."""
+    t, classes, scale = random(6, 4), torch.arange(6), torch.tensor(7.0)
+    best, floor = losses.alignment(t, t, classes, scale, graded=True)
+    torch.testing.assert_close(best, floor)
+    a = t.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(losses.alignment(a, t, classes, scale, graded=True)[0], a)
+    assert gradient.abs().max() < 1e-12
+    (pushed,) = torch.autograd.grad(losses.alignment(a, t, classes, scale)[0], a)
+    assert pushed.abs().max() > 1e-3
+    assert losses.alignment(t + 0.1 * random(6, 4, seed=5), t, classes, scale, graded=True)[0] > best
+
+
+def test_captions_have_graded_targets_and_classes_have_not() -> None:
+    found, given, scale = encoding(6), targets(6, 8, list(range(6))), torch.tensor(5.0)
+    fused, text = found.fused.detach().numpy(), given.text.numpy()
+    for source, graded in (("geometry", True), ("label", False), ("pseudo", False)):
+        config = ObjectiveConfig(prompt_source=source, view_alignment=0.0)
+        _, parts = losses.objective(found, given, scale, config)
+        loss, floor = slow_alignment(fused, text, list(range(6)), 5.0, graded=graded)
+        assert parts["alignment"].item() == pytest.approx(loss - floor, rel=1e-4)
 
 
 # --- redundancy, critic -----------------------------------------------------------
@@ -275,8 +322,10 @@ def test_gradients(dim: int) -> None:
     assert check(lambda x: losses.decorrelation(x, off_diagonal=0.3, partner=partner), z)
     one = random(5, dim, seed=2).requires_grad_()
     scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
-    assert check(lambda x, s: losses.alignment(x, t, classes, s), (one, scale))
-    assert check(lambda x, s: losses.alignment(x, t, classes, s, mask=mask), (z, scale))
+    assert check(lambda x, s: losses.alignment(x, t, classes, s)[0], (one, scale))
+    assert check(lambda x, s: losses.alignment(x, t, classes, s, mask=mask)[0], (z, scale))
+    fixed = scale.detach()  # the scale of graded targets has no gradient
+    assert check(lambda x: losses.alignment(x, t, classes, fixed, mask=mask, graded=True)[0], z)
     assert check(lambda x: losses.redundancy(x, t, reading="off-diagonal"), one)
     assert check(lambda x: losses.redundancy(x, t, reading="full", rows=classes >= 0), one)
     assert check(lambda x, s: losses.critic(x, t, random(5, 2, dim, seed=4), s), (one, scale))
@@ -292,7 +341,9 @@ def encoding(batch: int, *, constant: bool = False, dtype: torch.dtype = torch.f
 
 
 def test_the_parts_add_up_and_have_the_names_that_sites_send() -> None:
-    config = ObjectiveConfig(decorrelation=0.1, alignment=2.0, redundancy=3.0, view_alignment=0.5)
+    config = ObjectiveConfig(
+        pairs="views", decorrelation=0.1, alignment=2.0, redundancy=3.0, view_alignment=0.5
+    )
     found, classes = encoding(6), [0, 1, 0, 2, -1, 1]
     given, rows, scale = targets(6, 8, classes), [0, 1, 2, 3, 5], torch.tensor(5.0)
     loss, parts = losses.objective(found, given, scale, config)
@@ -300,13 +351,12 @@ def test_the_parts_add_up_and_have_the_names_that_sites_send() -> None:
     z, text, chosen = found.views.detach().numpy(), given.text[rows].numpy(), [classes[i] for i in rows]
     mv = sum(slow_barlow(z[:, u], z[:, v], config.off_diagonal) for u, v in ((0, 1), (0, 2), (1, 2))) / 3
     fused = found.fused.detach().numpy()[rows]
-    vl = slow_alignment(fused, text, chosen, 5.0)
-    vl += 0.5 * sum(slow_alignment(z[rows, v], text, chosen, 5.0) for v in range(3)) / 3
+    vl, least = slow_alignment(fused, text, chosen, 5.0)
+    vl += 0.5 * sum(slow_alignment(z[rows, v], text, chosen, 5.0)[0] for v in range(3)) / 3
     c = slow_correlation(fused, text)
     cm = (np.square(c).sum() - np.square(np.diag(c)).sum()) / 56
-    floor = 1.5 * losses.entropy(torch.tensor(chosen)).item()
     assert parts["decorrelation"].item() == pytest.approx(mv, rel=1e-5)
-    assert parts["alignment"].item() == pytest.approx(vl - floor, rel=1e-4)
+    assert parts["alignment"].item() == pytest.approx(vl - 1.5 * least, rel=1e-4)
     assert parts["redundancy"].item() == pytest.approx(cm, rel=1e-4)
     assert loss.item() == pytest.approx(0.1 * mv + 2 * vl + 3 * cm, rel=1e-5)
     assert not any(value.requires_grad for value in parts.values())

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from smile.config import ObjectiveConfig, SmileConfig, TrainingConfig
-from smile.losses import Targets, alignment, entropy, objective
+from smile.losses import Targets, alignment, objective
 from smile.model import Encoding
 from smile.temporal import (
     MARGIN,
@@ -127,6 +127,28 @@ def test_half_precision_embeddings_give_a_loss_in_float32(dtype: torch.dtype) ->
         assert found.dtype == torch.float32 and found.isfinite()
 
 
+@pytest.mark.parametrize("name", ["order", "intensity"])
+def test_order_and_intensity_in_float64_and_their_gradients(name: str) -> None:
+    (fused, sequences, times), head = batch(), heads()[name].double()
+    fused, loss = fused.double().requires_grad_(), {"order": order_loss, "intensity": intensity_loss}[name]
+    found, slow = loss(fused, sequences, times, head), []
+    for i in range(10):
+        for j in range(10):
+            a, b, top = float(times[i]), float(times[j]), 0.5
+            if sequences[i] != sequences[j] or not (
+                a < b if name == "order" else b < a <= top or top <= a < b
+            ):
+                continue
+            if name == "order":
+                slow.append(-nn.functional.logsigmoid(head(unit(fused[j]) - unit(fused[i]))))
+            else:
+                slow.append((MARGIN - head(unit(fused[i])) + head(unit(fused[j]))).clamp(min=0))
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, torch.stack(slow).mean(), rtol=1e-12, atol=1e-12)
+    given = (fused, *head.parameters())
+    assert torch.autograd.gradcheck(lambda x, *_: loss(x, sequences, times, head), given)
+
+
 def test_frames_of_a_batch_by_sequence() -> None:
     fused, sequences, times = batch()
     frames, when, mask, first = by_sequence(fused, sequences, times)
@@ -184,7 +206,11 @@ def film(classes: list[int]) -> tuple[torch.Tensor, torch.Tensor, Targets, Tempo
 
 
 def slow_pooled_alignment(
-    fused: torch.Tensor, mask: torch.Tensor, given: Targets, pool: TemporalPool
+    fused: torch.Tensor,
+    mask: torch.Tensor,
+    given: Targets,
+    pool: TemporalPool,
+    scale: torch.Tensor | float = 5.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sequence by sequence: its frames with pictures pooled, beside the first of their sentences."""
     pooled, text, classes = [], [], []
@@ -196,7 +222,7 @@ def slow_pooled_alignment(
             text.append(given.text[told[0]])
             classes.append(int(given.classes[told[0]]))
     kinds = torch.tensor(classes)
-    return alignment(torch.stack(pooled), torch.stack(text), kinds, torch.tensor(5.0)), entropy(kinds)[0]
+    return alignment(torch.stack(pooled), torch.stack(text), kinds, torch.as_tensor(scale))
 
 
 @pytest.mark.parametrize(
@@ -212,6 +238,24 @@ def test_the_alignment_of_pooled_sequences_is_the_loop_over_them(classes: list[i
         pooled_alignment(fused, None, given, torch.tensor(5.0), pool),
         slow_pooled_alignment(fused, everything, given, pool),
     )
+
+
+def test_the_alignment_of_pooled_sequences_in_float64_and_its_gradients() -> None:
+    fused, mask, given, pool = film([0, 1, -1, 2, 3, 1, 0, 2, 0, 3])
+    fused, pool, scale = fused.double().requires_grad_(), pool.double(), torch.tensor(5.0).double()
+    given = given._replace(text=given.text.double(), times=given.times.double())
+    found = pooled_alignment(fused, mask, given, scale, pool)[0]
+    slow = slow_pooled_alignment(fused, mask, given, pool, scale)[0]
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, slow, rtol=1e-12, atol=1e-12)
+    pieces = (fused, *pool.parameters())
+    assert torch.autograd.gradcheck(lambda x, *_: pooled_alignment(x, mask, given, scale, pool)[0], pieces)
+
+
+def test_half_precision_frames_are_pooled_in_float32() -> None:
+    fused, mask, given, pool = film([0, 1, -1, 2, 3, 1, 0, 2, 0, 3])
+    found = pooled_alignment(fused.bfloat16(), mask, given, torch.tensor(5.0), pool)[0]
+    assert found.dtype == torch.float32 and found.isfinite()
 
 
 def test_fewer_than_two_sequences_with_a_sentence_are_not_aligned() -> None:

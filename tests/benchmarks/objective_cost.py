@@ -95,7 +95,7 @@ def everything(z: torch.Tensor, fused: torch.Tensor, given: Targets) -> torch.Te
 
 def same_terms(z: torch.Tensor, fused: torch.Tensor, given: Targets) -> torch.Tensor:
     scale = torch.tensor(SCALE, device=z.device)
-    each = alignment(torch.cat([fused.unsqueeze(1), z], dim=1), given.text, given.classes, scale)
+    each, _ = alignment(torch.cat([fused.unsqueeze(1), z], dim=1), given.text, given.classes, scale)
     return decorrelation(z, off_diagonal=0.0051) / DIM + each[0] + each[1:].mean()
 
 

@@ -26,6 +26,7 @@ class Pool:
         self.times = np.concatenate([site.times for site in sites])
         self.measures = self._joined([site.measures for site in sites])
         self.geometry = self._joined([site.geometry for site in sites])
+        self.rest = self._joined([site.rest for site in sites])
 
     def _joined(self, tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """The columns of all tables, one below the other: name -> (n,) float64."""

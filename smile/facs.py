@@ -37,7 +37,7 @@ PHRASES: tuple[Phrase, ...] = (
     Phrase("eye_opening", +1, 1.5, "eyes wide open", ("AU5",)),
     Phrase("eye_opening", +1, 3.5, "eyes very wide open", ("AU5",)),
     Phrase("eye_opening", -1, 1.5, "eyes narrowed", ("AU6", "AU7")),
-    Phrase("eye_opening", -1, 6.0, "eyes closed", ("AU43",)),
+    Phrase("eye_opening", -1, 6.0, "eyes fully closed", ("AU43",)),
     Phrase("cheek_raise", +1, 1.5, "cheeks raised", ("AU6", "AU12")),
     Phrase("cheek_raise", +1, 4.0, "cheeks strongly raised", ("AU6", "AU12")),
     Phrase("nose_length", -1, 2.5, "nose wrinkled", ("AU9",)),
@@ -81,6 +81,7 @@ GRADES = {
     "wide": 1.0,
     "strongly": 1.5,
     "very": 1.5,
+    "fully": 1.5,
 }  # how much, and the weight it gives a phrase
 
 # Each expression in the same phrases, with the AUs that a line states.
@@ -122,7 +123,8 @@ DEFINITIONS: dict[str, tuple[str, ...]] = {
     ),
     "surprise": (
         "inner brows raised, outer brows raised, eyes wide open, mouth open, jaw lowered",  # 1 2 5 26
-        "inner brows strongly raised, outer brows strongly raised, eyes wide open, mouth wide open, jaw strongly lowered",  # 1 2 5 27
+        # 1 2 5 27, which also narrows the mouth
+        "inner brows strongly raised, outer brows strongly raised, eyes wide open, mouth wide open, mouth tightened, jaw strongly lowered",
         "inner brows raised, outer brows raised, mouth open, jaw lowered",  # 1 2 26
         "inner brows raised, outer brows raised, eyes wide open",  # 1 2 5
     ),
@@ -134,11 +136,11 @@ DEFINITIONS: dict[str, tuple[str, ...]] = {
     "embarrassment": (
         "lip corners raised, lips pressed",  # 12 24, gaze down
         "lip corners raised, lips pressed, eyes narrowed",  # 12 24 43
-        "lip corners raised, eyes closed",  # 12 64
+        "lip corners raised, eyes fully closed",  # 12 64
     ),
     "pain": (
-        "inner brows lowered, brows drawn together, eyes closed",  # 4 43
-        "inner brows lowered, cheeks raised, eyes closed, upper lip raised",  # 4 6 10 43
-        "brows drawn together, cheeks raised, eyes narrowed, nose wrinkled, eyes closed",  # 4 6 9 43
+        "inner brows lowered, brows drawn together, eyes fully closed",  # 4 43
+        "inner brows lowered, cheeks raised, eyes fully closed, upper lip raised",  # 4 6 10 43
+        "brows drawn together, cheeks raised, nose wrinkled, eyes fully closed",  # 4 6 9 43
     ),
 }

@@ -52,6 +52,7 @@ def counted(site: Site) -> dict[str, Any]:
         "measures": {name: known[name] for name in site.measures},
         "quality": sorted(name for name in site.quality if known[name]),
         "geometry": [name for name, values in site.geometry.items() if np.isfinite(values).any()],
+        "rest": [name for name, values in site.rest.items() if np.isfinite(values).any()],
     }
 
 

@@ -38,6 +38,9 @@ class Record:
     quality: tuple[dict[str, float], ...]  # of each row, see `geometry.Aligned`
     geometry: tuple[dict[str, float], ...]  # of each row, see `measurements.measure`; NaN is left out
     notes: tuple[tuple[str, ...], ...]  # of each row, likewise
+    rest: dict[
+        int, tuple[dict[str, float], dict[str, float]]
+    ]  # position of a frame that is no sample -> quality, geometry
     rejected: dict[int, str]  # position -> why it was set aside
     renderer: str  # two, with `and` between them, where another run mended a part of it
     bytes: int  # of the `.npy`
@@ -47,6 +50,11 @@ class Record:
 def geometry_column(name: str) -> str:
     """The column of INDEX that holds a measurement of the face."""
     return f"geometry.{name}"
+
+
+def rest_column(name: str) -> str:
+    """The column of INDEX that holds the same measurement of the film's first frame."""
+    return f"rest.{name}"
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -96,10 +104,11 @@ def write_shard(
     quality: tuple[dict[str, float], ...] = (),
     geometry: tuple[dict[str, float], ...] = (),
     notes: tuple[tuple[str, ...], ...] = (),
+    rest: dict[int, tuple[dict[str, float], dict[str, float]]] | None = None,
 ) -> Record:
     """`views` (n, V, C, H, W) uint8 -> SHARDS/key.npy, then its record: without it a shard is absent.
 
-    quality, geometry, notes: of each of the n; none where they are not given.
+    quality, geometry, notes: of each of the n; none where they are not given. rest: see `Record`.
     """
     count = len(positions)
     quality, geometry, notes = quality or ({},) * count, geometry or ({},) * count, notes or ((),) * count
@@ -108,7 +117,7 @@ def write_shard(
     np.save(buffer, views, allow_pickle=False)
     data = buffer.getbuffer()
     digest = hashlib.sha256(data).hexdigest()
-    record = Record(positions, quality, geometry, notes, rejected, renderer, data.nbytes, digest)
+    record = Record(positions, quality, geometry, notes, rest or {}, rejected, renderer, data.nbytes, digest)
     folder = site / SHARDS
     (folder / f"{key}.json").unlink(missing_ok=True)
     write_atomic(folder / f"{key}.npy", lambda file: file.write(data))
@@ -129,6 +138,7 @@ def read_record(site: Path, key: str) -> Record:
             raise ValueError("another version of smile wrote it")
         found |= {name: tuple(found[name]) for name in ("rows", "quality", "geometry")}
         found["notes"] = tuple(map(tuple, found["notes"]))
+        found["rest"] = {int(place): (quality, faces) for place, (quality, faces) in found["rest"].items()}
         found["rejected"] = {int(position): reason for position, reason in found["rejected"].items()}
         record = Record(**found)
         if not len(record.rows) == len(record.quality) == len(record.geometry) == len(record.notes):
@@ -160,19 +170,26 @@ def is_site(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def locked(site: Path) -> Iterator[None]:
-    """Make the folders of `site` and hold it alone. Raises ValueError while another process does."""
-    site.mkdir(parents=True, exist_ok=True)
-    with open(site / MARKER, "a") as marker:  # never removed: a lock on a removed file protects nothing
+def held(marker: Path, command: str) -> Iterator[None]:
+    """Make the folder of `marker` and hold it alone. Raises ValueError while another process, a `command`, does."""
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    with open(marker, "a") as file:  # never removed: a lock on a removed file protects nothing
         if fcntl is not None:
             try:
-                fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ValueError(
-                    f"another `smile prepare` is at work on {site}: wait for it or stop it"
+                    f"another `{command}` is at work on {marker.parent}: wait for it or stop it"
                 ) from None
             except OSError:
                 pass  # a network file system without locks: better to go on than to be unusable there
+        yield
+
+
+@contextlib.contextmanager
+def locked(site: Path) -> Iterator[None]:
+    """Make the folders of `site` and hold it alone. Raises ValueError while another process does."""
+    with held(site / MARKER, "smile prepare"):
         (site / SHARDS).mkdir(exist_ok=True)
         yield
 

@@ -246,7 +246,8 @@ def spread(plan: "Plan", number: int) -> "list[Item]":
     middle: dict[int, list[Item]] = {}
     for chunk in plan.chunks:
         for item in chunk.items:
-            middle.setdefault(item.sequence, []).append(item)
+            if item.drawn:
+                middle.setdefault(item.sequence, []).append(item)
     rest = [
         (plan.listing.sequences[place], items[len(items) // 2]) for place, items in sorted(middle.items())
     ]

@@ -29,12 +29,16 @@ MEASURED = 1  # raise it when a change to the points of a face or their measurem
 
 @dataclass(frozen=True)
 class Item:
-    """One sample to prepare."""
+    """One sample to prepare, or the first frame of a film, where that is no sample of its own: it is only measured."""
 
     sequence: int  # its place in `Plan.listing.sequences`
-    time: float  # 0 (first frame of the sequence) to 1 (last); 0 for a static scan
+    time: float  # 0 (first frame of the whole film, whatever the window) to 1 (last); 0 for a static scan
     frame: Frame  # the one that it stands for
     frames: tuple[Frame, ...]  # what it is made of, see sampling.samples
+    first: Frame | None = (
+        None  # first frame of the film that it is of; None for static scans and picture pairs
+    )
+    drawn: bool = True  # False: no sample, measured only
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Plan:
 
     @property
     def samples(self) -> int:
-        return sum(len(chunk.items) for chunk in self.chunks)
+        return sum(item.drawn for chunk in self.chunks for item in chunk.items)
 
 
 def plain_views(views: ViewConfig) -> dict[str, Any]:
@@ -85,19 +89,31 @@ def make_plan(listing: Listing, settings: Settings) -> Plan:
     ):  # files may have changed since an earlier run in this process
         known.cache_clear()
     whole = sorted(listing.sequences, key=lambda sequence: (sequence.subject, sequence.name))
-    parts = [(one, part) for one in whole if one.frames for part in sampling.windows(one, settings.window)]
-    sequences = [part for _, part in parts]
+    parts = [
+        (one, start, part)
+        for one in whole
+        if one.frames
+        for start, part in zip(
+            sampling.starts(len(one.frames), settings.window),
+            sampling.windows(one, settings.window),
+            strict=True,
+        )
+    ]
+    sequences = [part for _, _, part in parts]
     problems = list(listing.problems)
-    taken: dict[int, set[tuple[Path, ...]]] = defaultdict(set)  # by sequence, before it was cut into windows
+    taken: dict[int, set[tuple[Path, ...]]] = defaultdict(set)  # by film, before it was cut into windows
     groups: list[list[Item]] = []
     places = [_place(sequence, settings.raw) for sequence in sequences]
     for number in sorted(range(len(sequences)), key=places.__getitem__):
-        items = _items(number, sequences[number], settings)
+        film, start, part = parts[number]
+        items = _items(number, sequences[number], settings, film=film, start=start)
         if not items:
             problems.append(_too_short(sequences[number], settings))
-        before = taken[id(parts[number][0])]  # windows overlap: what one of them has is not done again
-        items = [item for item in items if tuple(frame.path for frame in item.frames) not in before]
-        before |= {tuple(frame.path for frame in item.frames) for item in items}
+        before = taken[id(film)]  # windows overlap: what one of them has is not done again
+        items = [item for item in items if paths(item) not in before]
+        before |= {paths(item) for item in items}
+        if start == 0 and (items or part is not film):
+            items = _with_first(items, film, number)
         for order, item in enumerate(items):
             if not groups or _full(groups[-1]) or (order == 0 and _starts_chunk(places[number])):
                 groups.append([])
@@ -107,13 +123,35 @@ def make_plan(listing: Listing, settings: Settings) -> Plan:
     return Plan(found, chunks)
 
 
-def _items(number: int, sequence: Sequence, settings: Settings) -> list[Item]:
-    last, every = max(1, len(sequence.frames) - 1), sequence.frames
+def _items(number: int, sequence: Sequence, settings: Settings, *, film: Sequence, start: int) -> list[Item]:
+    """The samples of a sequence, which is `film` or its window from frame `start` on."""
+    last, every = max(1, len(film.frames) - 1), sequence.frames
+    first = _first(film)
     samples = sampling.samples(sequence, settings.views, frames=settings.frames, sampling=settings.sampling)
     return [
-        Item(number, position / last, every[position], tuple(every[part] for part in parts))
+        Item(number, (start + position) / last, every[position], tuple(every[part] for part in parts), first)
         for position, parts in samples
     ]
+
+
+def _first(film: Sequence) -> Frame | None:
+    return film.frames[0] if len(film.frames) > 1 and film.frames[0].kind != "pair" else None
+
+
+def _with_first(items: list[Item], film: Sequence, number: int) -> list[Item]:
+    """Add the first frame of a film to the samples of its first window, unless it is one.
+
+    After the first sample, which has read that frame already where it is a difference to it.
+    """
+    first = _first(film)
+    if first is None or any(set(paths(item)) == {first.path} for item in items):
+        return items
+    return [*items[:1], Item(number, 0.0, first, (first,), first, drawn=False), *items[1:]]
+
+
+def paths(item: Item) -> tuple[Path, ...]:
+    """The scans that it is made of."""
+    return tuple(frame.path for frame in item.frames)
 
 
 def _too_short(sequence: Sequence, settings: Settings) -> Problem:
@@ -152,7 +190,9 @@ def _key(items: list[Item], settings: Settings) -> str:
     ]
     folders = {mesh.parent for item in items for frame in item.frames for mesh in _naming(frame)}
     shared = [_shared_state(folder, settings.raw) for folder in sorted(folders)]
-    made = {"views": views_hash(settings.views), "measured": MEASURED}
+    made: dict[str, Any] = {"views": views_hash(settings.views), "measured": MEASURED}
+    if not all(item.drawn for item in items):
+        made["not drawn"] = [place for place, item in enumerate(items) if not item.drawn]
     return _digest({**made, "files": files, "shared": shared})[:32]
 
 

@@ -15,12 +15,10 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from ..scans.scan import Frame
-from .work import Sample, Seen, Settings, attempt
+from .work import Figures, Outcome, Sample, Seen, Settings, Task, perform
 
-Task = tuple[Frame, ...]  # what one sample is made of
 SHORT = 4  # files of a task that is sent ahead
-Event = tuple[int, Sample | str]  # number of a task, and its sample or why there is none
+Event = tuple[int, Outcome]  # number of a task, and what becomes of it
 
 
 @dataclass
@@ -39,7 +37,7 @@ def run_tasks(tasks: Sequence[Task], settings: Settings, *, jobs: int) -> Genera
     if jobs == 0:
         seen: Seen = {}
         for number, task in enumerate(tasks):
-            yield number, attempt(task, settings, seen)
+            yield number, perform(task, settings, seen)
         return
     workers: list[_Worker] = []
     try:
@@ -69,7 +67,7 @@ def _run_workers(
                 queue.extendleft(reversed(worker.tasks))
                 continue
             worker.alive = True
-            if isinstance(message, Sample | str):
+            if isinstance(message, Sample | Figures | str):
                 yield worker.tasks.popleft(), message
 
 
@@ -81,7 +79,7 @@ def _hand_out(queue: deque[int], tasks: Sequence[Task], workers: list[_Worker]) 
     """
     for depth in (1, 2):
         for worker in workers:
-            spare = depth == 1 or (len(queue) > len(workers) and len(tasks[queue[0]]) <= SHORT)
+            spare = depth == 1 or (len(queue) > len(workers) and len(tasks[queue[0]].frames) <= SHORT)
             if queue and len(worker.tasks) < depth and spare:
                 worker.tasks.append(queue.popleft())
                 with contextlib.suppress(OSError):  # it has died: found when its pipe is read
@@ -127,7 +125,7 @@ def serve(pipe: Connection, settings: Settings) -> None:
     with contextlib.suppress(EOFError, OSError):
         pipe.send(None)  # alive
         while True:
-            pipe.send(attempt(pipe.recv(), settings, seen))
+            pipe.send(perform(pipe.recv(), settings, seen))
 
 
 @contextlib.contextmanager

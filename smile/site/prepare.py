@@ -18,18 +18,18 @@ import numpy as np
 
 from ..config import ViewConfig
 from ..scans.folders import count
-from ..scans.scan import Frame, Options
+from ..scans.scan import Options
 from . import disk, tables
 from .disk import Record
 from .limits import check_limits, read_limits
 from .plan import Chunk, Plan, make_plan
 from .pool import run_tasks
 from .sampling import SAMPLINGS
-from .work import Sample, Settings, shape
+from .work import Figures, Outcome, Sample, Settings, Task, shape
 
 Say = Callable[[str], None]
 Todo = list[tuple[Chunk, tuple[int, ...]]]  # chunks, and the positions in them that are to be done
-Outcomes = dict[int, Sample | str]  # position -> sample, or why there is none
+Outcomes = dict[int, Outcome]  # by position
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -174,12 +174,16 @@ def _what_is_left(plan: Plan, site: Path, *, renderer: str | None) -> tuple[dict
 
 def _announce(plan: Plan, todo: Todo, say: Say) -> None:
     found = len({frame.path for sequence in plan.listing.sequences for frame in sequence.frames})
-    done = plan.samples - sum(len(positions) for _, positions in todo)
+    done = plan.samples - _samples(todo)
     say(
         f"{count(plan.samples, 'scan')} to prepare"
         + (f", chosen from {found} frames" if found > plan.samples else "")
         + (f"; {done} of them done already" if done else "")
     )
+
+
+def _samples(todo: Todo) -> int:
+    return sum(chunk.items[position].drawn for chunk, positions in todo for position in positions)
 
 
 def _work(
@@ -189,11 +193,11 @@ def _work(
     from tqdm import tqdm
 
     places = [(number, position) for number, (_, positions) in enumerate(todo) for position in positions]
-    tasks = [frames_of(todo[number][0], position) for number, position in places]
+    tasks = [task_of(todo[number][0], position) for number, position in places]
     new: dict[str, Record] = {}
     begun: dict[int, Outcomes] = {}  # a few chunks at a time: tasks are done in their order
     with (
-        tqdm(initial=bar["total"] - len(tasks), unit="scan", file=sys.stderr, **bar) as shown,
+        tqdm(initial=bar["total"] - _samples(todo), unit="scan", file=sys.stderr, **bar) as shown,
         contextlib.closing(run_tasks(tasks, settings, jobs=jobs)) as events,
     ):
         for task, outcome in events:
@@ -204,21 +208,26 @@ def _work(
                 new[chunk.key] = _keep(
                     begun.pop(number), site, chunk.key, settings, old=records.get(chunk.key)
                 )
-            shown.update(1)
+            shown.update(tasks[task].drawn)
     return new
 
 
-def frames_of(chunk: Chunk, position: int) -> tuple[Frame, ...]:
+def task_of(chunk: Chunk, position: int) -> Task:
     """What a worker needs for a sample: all but the measures, which stay in the tables."""
-    return tuple(dataclasses.replace(frame, measures={}) for frame in chunk.items[position].frames)
+    item = chunk.items[position]
+    return Task(tuple(dataclasses.replace(frame, measures={}) for frame in item.frames), item.drawn)
 
 
 def _keep(outcomes: Outcomes, site: Path, key: str, settings: Settings, *, old: Record | None) -> Record:
     """Write a shard of what was done now and of what an earlier run left of it."""
     done = {place: outcome for place, outcome in outcomes.items() if isinstance(outcome, Sample)}
     rejected = {place: outcome for place, outcome in outcomes.items() if isinstance(outcome, str)}
+    rest = {} if old is None else old.rest
+    for place, outcome in outcomes.items():
+        if isinstance(outcome, Figures):
+            rest = {**rest, place: (outcome.quality, outcome.geometry)}
     if old is not None and not done:
-        record = dataclasses.replace(old, rejected=rejected)
+        record = dataclasses.replace(old, rest=rest, rejected=rejected)
         if record != old:
             disk.write_record(site, key, record)
         return record
@@ -238,6 +247,7 @@ def _keep(outcomes: Outcomes, site: Path, key: str, settings: Settings, *, old: 
         quality=tuple(done[place].quality for place in places),
         geometry=tuple(done[place].geometry for place in places),
         notes=tuple(done[place].notes for place in places),
+        rest=rest,
         rejected=rejected,
         renderer=" and ".join(sorted(renderers)) or settings.renderer,
     )

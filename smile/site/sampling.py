@@ -17,11 +17,16 @@ def windows(sequence: Sequence, length: int | None) -> list[Sequence]:
     The last window ends with the sequence, so every frame is in one. A window is called NAME@START (the place of its first
     frame), keeps subject, label and measures, and those of onset, apex and offset that lie in it.
     """
-    count = len(sequence.frames)
-    if length is None or count <= length:
+    if length is None or len(sequence.frames) <= length:
         return [sequence]
-    starts = [*range(0, count - length, max(1, length - length // 2)), count - length]
-    return [_window(sequence, start, length) for start in starts]
+    return [_window(sequence, start, length) for start in starts(len(sequence.frames), length)]
+
+
+def starts(count: int, length: int | None) -> list[int]:
+    """Places of the first frames of the windows of `windows`, in a sequence of `count` frames."""
+    if length is None or count <= length:
+        return [0]
+    return [*range(0, count - length, max(1, length - length // 2)), count - length]
 
 
 def _window(sequence: Sequence, start: int, length: int) -> Sequence:

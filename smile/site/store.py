@@ -21,7 +21,7 @@ HEADER = 128  # bytes before the samples in an .npy of such a shape
 COUNTS = ("samples", "subjects", "sequences", "unlabelled", "rejected")
 KEYS = {  # of manifest.json, those that are read
     **{"dataset": str, "why": str, "counts": dict, "labels": dict, "measures": dict, "quality": list},
-    **{"geometry": list, "views": dict, "index_sha256": str, "renderer": str, "bytes": int},
+    **{"geometry": list, "rest": list, "views": dict, "index_sha256": str, "renderer": str, "bytes": int},
 }
 OPEN_SHARDS = 64  # memory maps kept open: each holds a file descriptor, a large site has thousands of shards
 
@@ -30,9 +30,10 @@ class Site:
     """A prepared site, opened for reading; nothing of the views is read before `gather`.
 
     manifest: the counts and settings; views: the view settings; subjects, labels ("" = unlabelled): (n,) str;
-    sequences, frames (the file's own number): (n,) int; times: (n,) float, 0 to 1 within the sequence; measures (AU12, pain,
-    see `labels`) and quality (see `geometry.Aligned`): name -> (n,) float64, NaN = not coded or not known; geometry: each of
-    `measurements.MEASUREMENTS` -> (n,) float64 mm, NaN = not known; notes: (n,) str, what was mended on the way. A view
+    sequences, frames (the file's own number): (n,) int; times: (n,) float, 0 to 1 within the whole film, also of a window;
+    measures (AU12, pain, see `labels`) and quality (see `geometry.Aligned`): name -> (n,) float64, NaN = not coded or not
+    known; geometry: each of `measurements.MEASUREMENTS` -> (n,) float64 mm, NaN = not known; rest: the same of the first
+    frame of the film, for all its samples alike, NaN for a scan alone; notes: (n,) str, what was mended on the way. A view
     that is all 0 is missing: a picture pair has two views and no geometry.
     """
 
@@ -54,9 +55,10 @@ class Site:
             self.measures = {name: _figures(table[name]) for name in self.manifest["measures"]}
             self.quality = {name: _figures(table[name]) for name in self.manifest["quality"]}
             unknown = [""] * len(self.labels)
-            self.geometry = {
-                name: _figures(table.get(disk.geometry_column(name), unknown)) for name in MEASUREMENTS
-            }
+            self.geometry, self.rest = (
+                {name: _figures(table.get(column(name), unknown)) for name in MEASUREMENTS}
+                for column in (disk.geometry_column, disk.rest_column)
+            )
         except (ValueError, OverflowError) as error:
             raise ValueError(
                 f"{self.path / disk.INDEX} cannot be read ({error}): run `smile prepare` again"
@@ -185,7 +187,7 @@ def _manifest(path: Path) -> dict[str, Any]:
         counts = {**manifest["counts"], **manifest["labels"], **manifest["measures"]}
         wrong = [name for name in (*COUNTS, *counts) if type(counts.get(name)) is not int]
         wrong += [name for name in manifest["quality"] if type(name) is not str]
-        wrong += [name for name in manifest["geometry"] if name not in MEASUREMENTS]
+        wrong += [name for name in (*manifest["geometry"], *manifest["rest"]) if name not in MEASUREMENTS]
     if wrong:
         raise ValueError(
             f"{path / disk.MANIFEST} does not say what it should of {wrong[0]!r}: run `smile prepare` again"
@@ -228,7 +230,10 @@ def _index(path: Path, manifest: dict[str, Any]) -> dict[str, list[str]]:
             f"{path / disk.INDEX} is not the table that {disk.MANIFEST} speaks of: run `smile prepare` again"
         )
     names, lines = rows[0], rows[1:]
-    faces = map(disk.geometry_column, manifest["geometry"])
+    faces = (
+        *map(disk.geometry_column, manifest["geometry"]),
+        *map(disk.rest_column, manifest["rest"]),
+    )
     wanted = {*disk.COLUMNS, *manifest["measures"], *manifest["quality"], *faces, "notes"}
     odd = sorted((set(names) - set(disk.PRIVATE_COLUMNS)) ^ wanted)
     if odd or any(len(line) != len(names) for line in lines):

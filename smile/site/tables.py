@@ -1,7 +1,8 @@
 """The tables of a prepared site: index.csv, rejected.csv and manifest.json, from plan and shard records.
 
 index.csv has a line for each sample: COLUMNS, a column for each measure that is coded anywhere (empty = not coded), one for
-each figure of quality and `geometry.NAME` for each measurement of the face (empty = not known), and notes.
+each figure of quality, `geometry.NAME` for each measurement of the face and `rest.NAME` for that of the first frame of the
+film (empty = not known), and notes.
 """
 
 import csv
@@ -24,9 +25,11 @@ from ..scans.scan import Frame, Sequence
 from . import disk
 from .disk import COLUMNS, PRIVATE_COLUMNS, Record
 from .limits import broken
-from .plan import ALGORITHM, Plan, plain_views, views_hash
+from .plan import ALGORITHM, Plan, paths, plain_views, views_hash
 from .text import plain, shown
 from .work import Settings, explain
+
+NO_REST = "the first frame of its film could not be measured"
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Row:
     measures: Mapping[str, float]
     quality: Mapping[str, float]
     geometry: Mapping[str, float]
+    rest: Mapping[str, float]  # of the first frame of the film
     notes: str
     subject_name: str
     source: str  # relative to the raw folder
@@ -53,6 +57,7 @@ def index_rows(
 ) -> tuple[list[Row], list[tuple[str, str]]]:
     """One row for each sample within the limits, in the order of sequences; (file, reason) of those beyond."""
     pseudonyms = pseudonymise({sequence.subject for sequence in plan.listing.sequences})
+    at_rest = rest_of_films(plan, records, limits=settings.limits)
     rows, beyond = [], []
     for chunk in plan.chunks:
         record = records[chunk.key]
@@ -65,6 +70,8 @@ def index_rows(
             if reason := broken(quality, settings.limits):
                 beyond.append((source, reason))
                 continue
+            rest = {} if item.first is None else at_rest.get(item.first.path, {})
+            missing = (NO_REST,) if item.first is not None and not rest else ()
             rows.append(
                 Row(
                     shard=chunk.key,
@@ -77,12 +84,29 @@ def index_rows(
                     measures=measures_of(sequence, item.frame),
                     quality=quality,
                     geometry=geometry,
-                    notes="; ".join(notes),
+                    rest=rest,
+                    notes="; ".join((*notes, *missing)),
                     subject_name=sequence.subject,
                     source=source,
                 )
             )
     return sorted(rows, key=lambda row: row.sequence), beyond
+
+
+def rest_of_films(
+    plan: Plan, records: dict[str, Record], *, limits: Mapping[str, float]
+) -> dict[Path, dict[str, float]]:
+    """First frame of a film -> its measurements, where it could be measured and is within the limits."""
+    found = {}
+    for chunk in plan.chunks:
+        record = records[chunk.key]
+        samples = zip(record.rows, zip(record.quality, record.geometry, strict=True), strict=True)
+        for position, (quality, geometry) in (*samples, *record.rest.items()):
+            item = chunk.items[position]
+            alone = item.first is not None and set(paths(item)) == {item.first.path}
+            if alone and geometry and not broken(quality, limits):
+                found[item.frame.path] = geometry
+    return found
 
 
 def measures_of(sequence: Sequence, frame: Frame) -> dict[str, float]:
@@ -107,7 +131,8 @@ def rejected_rows(
     found = [(problem.path, explain(ValueError(problem.reason), raw)) for problem in plan.listing.problems]
     for chunk in plan.chunks:
         for position, reason in records[chunk.key].rejected.items():
-            found.append((chunk.items[position].frame.path, reason))
+            if chunk.items[position].drawn:  # else no sample is lost
+                found.append((chunk.items[position].frame.path, reason))
     rows = [(shown(path, raw), without_file(reason, path, raw)) for path, reason in found]
     return sorted({*beyond, *rows})
 
@@ -119,7 +144,7 @@ def without_file(reason: str, path: Path, raw: Path) -> str:
 
 def write_index(site: Path, rows: list[Row], *, keep_names: bool) -> None:
     measures, figures = coded(row.measures for row in rows), coded(row.quality for row in rows)
-    faces = measured(rows)
+    faces, rest = measured(row.geometry for row in rows), measured(row.rest for row in rows)
     private = PRIVATE_COLUMNS if keep_names else ()
     lines = (
         [
@@ -129,16 +154,14 @@ def write_index(site: Path, rows: list[Row], *, keep_names: bool) -> None:
             *(_cell(row.measures.get(name)) for name in measures),
             *(_cell(row.quality.get(name)) for name in figures),
             *(_cell(row.geometry.get(name)) for name in faces),
+            *(_cell(row.rest.get(name)) for name in rest),
             row.notes,
             *(getattr(row, name) for name in private),
         ]
         for number, row in enumerate(rows)
     )
-    _write_csv(
-        site / disk.INDEX,
-        (*COLUMNS, *measures, *figures, *map(disk.geometry_column, faces), "notes", *private),
-        lines,
-    )
+    lengths = (*map(disk.geometry_column, faces), *map(disk.rest_column, rest))
+    _write_csv(site / disk.INDEX, (*COLUMNS, *measures, *figures, *lengths, "notes", *private), lines)
 
 
 def coded(figures: Iterable[Mapping[str, float]]) -> dict[str, int]:
@@ -146,9 +169,9 @@ def coded(figures: Iterable[Mapping[str, float]]) -> dict[str, int]:
     return dict(sorted(Counter(name for part in figures for name in part).items()))
 
 
-def measured(rows: list[Row]) -> list[str]:
+def measured(figures: Iterable[Mapping[str, float]]) -> list[str]:
     """The measurements that are known of any row, in their own order."""
-    known = coded(row.geometry for row in rows)
+    known = coded(figures)
     return [name for name in MEASUREMENTS if name in known]
 
 
@@ -193,7 +216,8 @@ def make_manifest(
         "labels": {name: labels[name] for name in VOCABULARY if labels[name]},
         "measures": coded(row.measures for row in rows),
         "quality": list(coded(row.quality for row in rows)),
-        "geometry": measured(rows),
+        "geometry": measured(row.geometry for row in rows),
+        "rest": measured(row.rest for row in rows),
         "limits": dict(settings.limits),
         "views": plain_views(settings.views),
         "frames_per_sequence": settings.frames,

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from ..config import ViewConfig
 from ..scans.scan import Frame, Scan
 from .limits import worst
 from .text import plain
+
+if TYPE_CHECKING:
+    from ..geometry import Aligned
 
 DIGITS = 4  # decimals of the figures of quality that are kept, and digits of the measurements
 
@@ -45,7 +49,36 @@ class Sample:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Figures:
+    """What becomes of a frame that is measured and not drawn."""
+
+    quality: dict[str, float]
+    geometry: dict[str, float]  # as in `Sample`
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker is handed."""
+
+    frames: tuple[Frame, ...]
+    drawn: bool = True  # False: one frame, to be measured only
+
+
+Outcome = Sample | Figures | str  # of a task; a line that says why there is nothing
 Seen = dict[Path, Sample]  # the frames of the sample before: the next one often needs some of them again
+
+
+def perform(task: Task, settings: Settings, seen: Seen) -> Outcome:
+    """What becomes of a task; `seen` is changed to hold the frames of the last sample."""
+    if task.drawn:
+        return attempt(task.frames, settings, seen)
+    (frame,) = task.frames
+    known = seen.get(frame.path)
+    try:
+        return Figures(known.quality, known.geometry) if known else _figures(frame, settings)
+    except Exception as error:  # as in `attempt`
+        return explain(error, settings.raw)
 
 
 def attempt(frames: tuple[Frame, ...], settings: Settings, seen: Seen) -> Sample | str:
@@ -68,7 +101,7 @@ def attempt(frames: tuple[Frame, ...], settings: Settings, seen: Seen) -> Sample
 
 def picture(frame: Frame, settings: Settings) -> Sample:
     """Read, align, render and encode one scan, or cut one picture pair. Raises ValueError or OSError."""
-    from .. import geometry, scans, views
+    from .. import views
 
     config = settings.views
     if frame.kind == "pair":
@@ -77,14 +110,33 @@ def picture(frame: Frame, settings: Settings) -> Sample:
         return Sample(_checked(frame, pair_views(frame.path, config), config), {}, {}, ())
     with warnings.catch_warnings(record=True) as remarks:  # of the readers, about what they mended
         warnings.simplefilter("always", UserWarning)
-        scan = scans.read(frame, need_texture="texture" in config.modalities)
-        aligned = geometry.align(scan, radius=config.radius)
+        aligned = _aligned(frame, settings)
         pictures = views.encode(views.render(aligned.scan, config, renderer=settings.renderer), config)
-    figures = {name: round(float(value), DIGITS) for name, value in aligned.quality.items()}
-    quality = {name: value for name, value in figures.items() if math.isfinite(value)}
     said = (explain(ValueError(remark.message), settings.raw) for remark in remarks)
     notes = tuple(dict.fromkeys((*said, *aligned.notes)))
-    return Sample(_checked(frame, pictures, config), quality, _measured(aligned.scan), notes)
+    return Sample(
+        _checked(frame, pictures, config), _quality(aligned.quality), _measured(aligned.scan), notes
+    )
+
+
+def _figures(frame: Frame, settings: Settings) -> Figures:
+    """The figures of `picture` without the picture. Colours are read too: the points of a face lie by them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        aligned = _aligned(frame, settings)
+    return Figures(_quality(aligned.quality), _measured(aligned.scan))
+
+
+def _aligned(frame: Frame, settings: Settings) -> "Aligned":
+    from .. import geometry, scans
+
+    scan = scans.read(frame, need_texture="texture" in settings.views.modalities)
+    return geometry.align(scan, radius=settings.views.radius)
+
+
+def _quality(quality: Mapping[str, float]) -> dict[str, float]:
+    figures = {name: round(float(value), DIGITS) for name, value in quality.items()}
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
 def _measured(scan: Scan) -> dict[str, float]:

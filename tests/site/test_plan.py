@@ -58,7 +58,10 @@ def test_a_hundred_frames_give_the_onset_the_apex_and_the_offset() -> None:
 
 def test_every_chosen_frame_is_planned_once_with_its_time() -> None:
     plan = make_plan(listing(20, frames=9), settings(frames=3))
-    items = [item for chunk in plan.chunks for item in chunk.items]
+    every = [item for chunk in plan.chunks for item in chunk.items]
+    items = [item for item in every if item.drawn]
+    firsts = [item.frame.path for item in every if not item.drawn]
+    assert sorted(firsts) == [Path(f"/raw/P{s:03d}_{k}_0.ply") for s in range(20) for k in range(3)]
     assert plan.samples == len(items) == 20 * 3 * 3
     assert len({item.frame.path for item in items}) == len(items)
     assert max(len(chunk.items) for chunk in plan.chunks) <= CHUNK
@@ -172,7 +175,7 @@ def test_windows_that_choose_the_same_frames_are_one_sample() -> None:
         plan = make_plan(
             Listing("bp4d", "", (sequence,)), settings(views=views, sampling="apex", window=8, frames=4)
         )
-        items = [item for chunk in plan.chunks for item in chunk.items]
+        items = [item for chunk in plan.chunks for item in chunk.items if item.drawn]
         chosen = {tuple(frame.path for frame in item.frames) for item in items}
         assert items and len(chosen) == len(items)
         assert len({chunk.key for chunk in plan.chunks}) == len(plan.chunks)

@@ -8,6 +8,7 @@ import pytest
 
 from smile.scans import Frame
 from smile.site.pool import SHORT, _hand_out, _Worker
+from smile.site.work import Task
 
 
 class Pipe:
@@ -20,7 +21,7 @@ class Pipe:
 
 def hand_out(tasks: int, *, workers: int, files: int = 1) -> list[list[int]]:
     """The numbers of the tasks that each of the idle workers gets at first."""
-    frames = [tuple(Frame(Path(f"/raw/{k}_{n}.obj")) for n in range(files)) for k in range(tasks)]
+    frames = [Task(tuple(Frame(Path(f"/raw/{k}_{n}.obj")) for n in range(files))) for k in range(tasks)]
     queue, idle = deque(range(tasks)), [_Worker(None, Pipe()) for _ in range(workers)]  # type: ignore[arg-type]
     _hand_out(queue, frames, idle)
     for worker in idle:

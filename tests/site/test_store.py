@@ -35,12 +35,15 @@ def folder(tmp_path: Path) -> Path:
             renderer="numpy",
         )
         rows += [(key, offset) for offset in range(count)]
-    lines = ["row,shard,offset,subject,label,sequence,frame,time,AU12,coverage,geometry.mouth_width,notes"]
+    lines = [
+        "row,shard,offset,subject,label,sequence,frame,time,AU12,coverage,geometry.mouth_width,rest.jaw_drop,notes"
+    ]
     for number, place in enumerate(rng.permutation(len(rows))):
         key, offset = rows[place]
         label, action_unit = "fear" if number % 2 else "", "" if number % 4 else number / 10
+        rest = "6.5" if number else ""
         lines.append(
-            f"{number},{key},{offset},subject-{number % 3 + 1:03d},{label},{number},7,0.5,{action_unit},0.{number}5,5{number}.25,"
+            f"{number},{key},{offset},subject-{number % 3 + 1:03d},{label},{number},7,0.5,{action_unit},0.{number}5,5{number}.25,{rest},"
         )
     (site / disk.INDEX).write_text("\n".join(lines) + "\n")
     write_manifest(site)
@@ -64,6 +67,7 @@ def write_manifest(site: Path, **changes) -> None:
             "measures": {"AU12": 3},
             "quality": ["coverage"],
             "geometry": ["mouth_width"],
+            "rest": ["jaw_drop"],
             **changes,
         },
     )
@@ -88,6 +92,9 @@ def test_columns(folder: Path) -> None:
     assert tuple(site.geometry) == MEASUREMENTS
     np.testing.assert_array_equal(site.geometry["mouth_width"][:2], [50.25, 51.25])
     assert np.isnan(site.geometry["jaw_drop"]).all()
+    assert tuple(site.rest) == MEASUREMENTS
+    np.testing.assert_array_equal(site.rest["jaw_drop"][:2], [np.nan, 6.5])
+    assert np.isnan(site.rest["mouth_width"]).all()
     assert set(site.notes.tolist()) == {""}
 
 

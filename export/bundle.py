@@ -33,6 +33,12 @@ READER = ("scans", "geometry.py", "views", "text.py", "labels.py")
 INTENDED_USE = (
     "Research on facial expressions in 3D scans. Not a medical device: no clinical decision may rest on it."
 )
+# What one answer for several frames is made of.
+_SEQUENCES = {
+    "mean": "mean of the frames' embeddings, as in the project's evaluation",
+    "pool": "mean of the frames' embeddings; the project's evaluation weighs frames by the temporal pool of this checkpoint, "
+    "which is not part of a bundle, so its figures for sequences are not those of this program",
+}
 
 
 def write_bundle(
@@ -58,7 +64,7 @@ def write_bundle(
                 f"{meta.get('version')} of smile"
             )
         prompts = {name: prompts_for(config)[name] for name in EXPRESSIONS}
-    views = site_views(sample, config) if sample else parity.pseudo_views(config)
+    views = parity.with_gap(site_views(sample, config) if sample else parity.pseudo_views(config))
     text, scale = class_embeddings(prompt_embeddings(config.model, prompts)), float(model.scale().detach())
     manifest = make_manifest(
         config,
@@ -73,7 +79,7 @@ def write_bundle(
     from . import to_onnx
 
     file = to_onnx.export_onnx(model, config, metadata={"smile.manifest": json.dumps(manifest)})
-    reference = parity.torch_embeddings(model, views)
+    reference = parity.torch_embeddings(model, views, config)
     report = parity.compare(file, views, reference, text=text, scale=scale)
     if report["verdict"] != "pass":
         raise ValueError(
@@ -139,6 +145,7 @@ def make_manifest(
             "stored": list(views.modalities),
             "all_channels": dict(CHANNELS),
             "background": 0,
+            "missing_view": "0 throughout",
             "dtype": "uint8",
             "normalisation": "inside the model",
         },
@@ -149,6 +156,7 @@ def make_manifest(
             "logit_scale": scale,
             "encoder": f"open_clip {model.tower}" if model.pretrained else "words",
         },
+        "sequence": _SEQUENCES["pool" if config.training.frames > 1 else "mean"],
         "tolerance": parity.TOLERANCE,
         "golden": "views of a prepared site: they show its subjects"
         if sampled

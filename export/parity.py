@@ -3,6 +3,7 @@
 n golden captures, V views, C channels, H W pixels, D joint embedding, K classes.
 """
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,14 +32,20 @@ def pseudo_views(config: SmileConfig, *, count: int = CAPTURES, seed: int = 0) -
     return np.where(np.hypot(x, y) < 0.45 * size, smooth, 0).astype(np.uint8)
 
 
-def torch_embeddings(model: "SmileModel", views: np.ndarray) -> np.ndarray:
-    """What the model itself says: (n, V, C, H, W) uint8 -> (n, D) float32 of unit length."""
-    import torch
+def with_gap(views: np.ndarray) -> np.ndarray:
+    """(n, V, C, H, W) -> a copy whose second capture lacks its last view, which devices meet too; as it is with V = 1."""
+    views = views.copy()
+    if views.shape[1] > 1:
+        views[1, -1] = 0
+    return views
 
-    from .to_onnx import Embedder
 
-    with torch.inference_mode():
-        return Embedder(model)(torch.from_numpy(views).float()).numpy()
+def torch_embeddings(model: "SmileModel", views: np.ndarray, config: SmileConfig) -> np.ndarray:
+    """What the project's evaluation says: (n, V, C, H, W) uint8 -> (n, D) float32 of unit length."""
+    from smile.evaluation import encode, unit
+
+    captures: Any = SimpleNamespace(gather=lambda rows, modalities: views[rows])
+    return unit(encode(model, captures, np.arange(len(views)), config)[1])
 
 
 def onnx_embeddings(file: bytes, views: np.ndarray, *, batch: int) -> np.ndarray:

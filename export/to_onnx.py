@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from smile.config import SmileConfig
-from smile.model import SmileModel
+from smile.model import SmileModel, present
 from smile.tuning import merged
 
 OPSET = 18  # the newest without a fused Attention or Gelu; inside every TensorRT 10 and 11 parser
@@ -24,7 +24,10 @@ _LIMIT = 2**31 - 2**20  # protobuf cannot hold 2 GiB, and one file is easier to 
 
 
 class Embedder(nn.Module):
-    """What is exported: (B, V, C, H, W) float32 in [0, 255] -> (B, D) float32 of unit length."""
+    """What is exported: (B, V, C, H, W) float32 in [0, 255] -> (B, D) float32 of unit length, 0 for a capture without any view.
+
+    A view that is 0 throughout is missing and has no influence, as in training and evaluation.
+    """
 
     def __init__(self, model: SmileModel) -> None:
         super().__init__()
@@ -32,7 +35,7 @@ class Embedder(nn.Module):
         self.eval()
 
     def forward(self, views: torch.Tensor) -> torch.Tensor:
-        return F.normalize(self.model(views).fused, dim=-1)
+        return F.normalize(self.model(views, present(views)).fused, dim=-1)
 
 
 def export_onnx(model: SmileModel, config: SmileConfig, *, metadata: dict[str, str] | None = None) -> bytes:

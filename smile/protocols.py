@@ -133,20 +133,26 @@ def select(study: Study, site: Labelled, *, dataset: str = "") -> Task:
                 "the site does not say the level of its expressions: run `smile prepare` again on BU-3DFE with this version"
             )
         rows = rows[(level >= study.levels[0]) & (level <= study.levels[1])]
-    rows, values, classes = _coded(study, site, rows) if study.several else _named(study, site, rows)
+    keys = np.arange(len(site.labels)) if study.frames else site.sequences
+    choose = _coded if study.several else _named
+    rows, values, classes = choose(study, site, rows, keys)
     missing = [name for name in study.classes if name not in classes]
     if missing:
         notes.append(f"not there, or only as yes or only as no: {', '.join(missing)}")
-    keys = rows if study.frames else site.sequences[rows]
-    _, first, unit = np.unique(keys, return_index=True, return_inverse=True)
+    _, first, unit = np.unique(keys[rows], return_index=True, return_inverse=True)
     people = len(np.unique(site.subjects[rows]))
     if people < study.people:
         notes.append(f"{people} of {study.people} people: no figure to compare with published ones")
     return Task(rows, unit, values[first], site.subjects[rows][first], classes, tuple(notes))
 
 
-def _named(study: Study, site: Labelled, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Rows with an expression of the study, its place in the classes that are there (n,) int, and these classes."""
+def _named(
+    study: Study, site: Labelled, rows: np.ndarray, keys: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Rows with an expression of the study, its place in the classes that are there (n,) int, and these classes.
+
+    keys: (n,) of the whole site, the decision that each sample belongs to. Raises ValueError where one has several expressions.
+    """
     labels, subjects = site.labels[rows], site.subjects[rows]
     chosen = np.isin(labels, study.classes) if study.classes else labels != ""
     if study.complete:
@@ -165,22 +171,43 @@ def _named(study: Study, site: Labelled, rows: np.ndarray) -> tuple[np.ndarray, 
             f"the site has no {whom}{what}: prepare it with its labels, or choose another --protocol"
         )
     numbers = np.array([classes.index(name) for name in labels[chosen].tolist()])
-    return rows[chosen], numbers, classes
+    rows = rows[chosen]
+    pairs = np.unique(np.stack([keys[rows], numbers], axis=1), axis=0)
+    mixed = int((np.unique(pairs[:, 0], return_counts=True)[1] > 1).sum())
+    if mixed:
+        raise ValueError(
+            f"{mixed} sequences have frames of different expressions, and a sequence gets one answer: label all its frames "
+            "alike, or prepare its parts as sequences of their own"
+        )
+    return rows, numbers, classes
 
 
-def _coded(study: Study, site: Labelled, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Rows with a code of any of the measures, (n, C) of 0, 1, NaN, and the measures that are there as 0 and as 1."""
+def _coded(
+    study: Study, site: Labelled, rows: np.ndarray, keys: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Rows with a code of any of the measures, (n, C) of 0, 1, NaN, and the measures that are there as 0 and as 1.
+
+    keys: (n,) of the whole site, the decision that each sample belongs to: "yes" where any of its frames says so.
+    """
     nothing = np.full(len(site.labels), np.nan)
-    columns = {name: site.measures.get(name, nothing)[rows] for name in study.classes}
+    member = np.unique(keys[rows], return_inverse=True)[1]
+    own = {name: site.measures.get(name, nothing)[rows] for name in study.classes}
+    columns = {name: _any_yes(codes, member) for name, codes in own.items()}
     classes = tuple(name for name, column in columns.items() if {0, 1} <= set(column.tolist()))
     if not classes:
         raise ValueError(
             f"the site has none of {', '.join(study.classes)} as 0 and 1: prepare it from raw scans with their tables of codes"
         )
     values = np.stack([columns[name] for name in classes], axis=1)
-    values = np.where(np.isin(values, (0, 1)), values, np.nan)
-    coded = np.isfinite(values).any(axis=1)
+    coded = np.isin([own[name] for name in classes], (0, 1)).any(axis=0)
     return rows[coded], values[coded], classes
+
+
+def _any_yes(codes: np.ndarray, member: np.ndarray) -> np.ndarray:
+    """Codes of frames (n,), the decision of each (n,) int -> for each frame the largest code of its decision: 0, 1, NaN."""
+    most = np.full(member.max(initial=-1) + 1, -1.0)
+    np.maximum.at(most, member, np.where(np.isin(codes, (0, 1)), codes, -1.0))
+    return np.where(most < 0, np.nan, most)[member]
 
 
 def splits(

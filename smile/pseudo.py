@@ -24,7 +24,9 @@ def assign(captures: "Captures", config: SmileConfig, rows: np.ndarray, model: "
     """rows (m,) int -> (m,) str, one of the seven basic expressions for each capture; no label is read.
 
     1. k-means of the fused embeddings, K clusters: what looks alike is called alike.
-    2. Similarity to the class prototypes, made balanced over all captures by `sinkhorn`: no class takes everything.
+    2. Each capture's unit embedding less the mean of all of them, over the mean length of these differences, times the unit
+       class prototypes: a cosine but for each capture's own length, so one near the mean says little. Made balanced over all
+       captures by `sinkhorn` at TEMPERATURE: no class takes everything.
     3. Each cluster gets the name with the most of its captures' balanced share, each name once.
 
     What it is worth: a model that was never trained on text has embeddings with no relation to it, so the *names* are

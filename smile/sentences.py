@@ -3,6 +3,7 @@
 n captures, m of them in training, B rows of a batch, S different sentences, D joint embedding, K classes.
 """
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,9 @@ import torch
 
 from .captions import describe
 from .config import SmileConfig
-from .facs import GRADES, SCALES
+from .facs import GRADES, PHRASES, SCALES
 from .prompts import PROMPTS, prompts_for
-from .text import class_embeddings, embed, prompt_embeddings
+from .text import class_embeddings, embed, prompt_embeddings, text_width
 
 if TYPE_CHECKING:
     from .model import SmileModel
@@ -23,6 +24,8 @@ WORDINGS = 4  # of each caption, one of which is drawn
 DROPPED = 0.25  # chance that a phrase is left out of a wording
 CHANGES = 4  # sentences with one changed fact beside each sentence, for the critic
 _OPPOSITES = {word: other[0] for ends in SCALES for words, other in (ends, ends[::-1]) for word in words}
+_PARTS = {word for phrase in PHRASES for word in phrase.text.split(" ")} - _OPPOSITES.keys() - GRADES.keys()
+_ARTICLES = {"a", "an", "the"}
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,9 @@ def sentence_source(
     classes = np.full(len(captures.subjects), -1)
     if source == "none":
         changed = torch.zeros(1, CHANGES, dtype=torch.int64) if config.objective.critic else None
-        return Source(torch.from_numpy(classes), [], torch.zeros(1, config.model.dim), changed)
+        return Source(torch.from_numpy(classes), [], torch.zeros(1, text_width(config.model)), changed)
     if source == "geometry":
-        captions = describe(captures.geometry, captures.subjects, captures.sequences, captures.times, rows)
+        captions = describe(captures.geometry, captures.rest, captures.subjects, captures.sequences, rows)
         if not any(captions):
             raise ValueError(
                 "no capture has measurements for objective.prompt-source = geometry: prepare the site again, or choose another source"
@@ -96,14 +99,18 @@ def class_prototypes(config: SmileConfig, classes: list[str]) -> np.ndarray:
 
 
 def changes(sentence: str) -> list[str]:
-    """All sentences that differ from this one in one fact: a phrase's word of a scale becomes its opposite, without a grade."""
-    phrases = sentence.split(", ")
+    """All sentences that differ from this one in one fact: the word of a scale becomes its opposite, without a grade.
+
+    Only of phrases of one such word and parts of a face, not of "looks down on someone"; the rest of a sentence stays.
+    """
+    pieces = re.split(r"(, | and )", sentence)
     found = []
-    for place, phrase in enumerate(phrases):
-        words = phrase.split(" ")
-        if any(word in _OPPOSITES for word in words):
+    for place in range(0, len(pieces), 2):
+        words = [word for word in pieces[place].split(" ") if word not in _ARTICLES]
+        said = [word for word in words if word in _OPPOSITES]
+        if len(said) == 1 and set(words) - set(said) - GRADES.keys() <= _PARTS:
             other = " ".join(_OPPOSITES.get(word, word) for word in words if word not in GRADES)
-            found.append(", ".join([*phrases[:place], other, *phrases[place + 1 :]]))
+            found.append("".join([*pieces[:place], other, *pieces[place + 1 :]]))
     return found
 
 
@@ -139,7 +146,7 @@ def _source(classes: np.ndarray, groups: list[tuple[str, ...]], config: SmileCon
             others = [sentence for other in groups[:number] + groups[number + 1 :] for sentence in other]
             for sentence in group:
                 # A sentence without a word that could be turned round: what others say instead.
-                wrong = changes(sentence) or others or [sentence]
+                wrong = changes(sentence) or [other for other in others if other != sentence] or [sentence]
                 picked = random.choice(len(wrong), CHANGES, replace=len(wrong) < CHANGES)
                 rows[place[sentence]] = _places([wrong[i] for i in picked], place)
         changed = torch.stack([rows[number] for number in sorted(rows)])

@@ -148,8 +148,9 @@ class Margin(nn.Module):
 class Centroids(nn.Module):
     """Cosine k-means, a step of it each batch.
 
-    ConCluGen clusters a queue of past features. A queue is a list of embeddings of single people, which would have to be kept and sent
-    with the weights to resume a run; here the centroids themselves are the memory.
+    ConCluGen clusters a queue of past features, a list of embeddings of single people; here the centroids themselves are the memory.
+    Still they are embeddings: one that a single capture moved points at it. So they never leave a site (`smile.tuning.shared_names`)
+    and no checkpoint holds them: every round of a federation starts from those of the seed, a resumed run from its own state.
     """
 
     centroids: torch.Tensor

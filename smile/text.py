@@ -40,6 +40,16 @@ def embed(sentences: list[str] | tuple[str, ...], model: ModelConfig) -> np.ndar
     return phrase_embedding(tuple(sentences), model.dim).copy()
 
 
+def text_width(model: ModelConfig) -> int:
+    """D of `embed`, without loading any weights."""
+    if not model.pretrained:
+        return model.dim
+    import open_clip
+
+    settings: Any = open_clip.get_model_config(model.tower)
+    return int(settings["embed_dim"])
+
+
 @lru_cache(maxsize=32)
 def phrase_embedding(sentences: tuple[str, ...], dim: int) -> np.ndarray:
     """Sum of the unit vectors of a sentence's phrases, (P, dim) float32 of unit length; do not write into it.
@@ -55,10 +65,14 @@ def phrase_embedding(sentences: tuple[str, ...], dim: int) -> np.ndarray:
 
     Compositional but not a language model: it knows no synonyms beyond the few of the scales, no grammar, no negation and
     nothing of the world. "A happy face" is as far from "lip corners raised" as from "lip corners lowered".
-    Raises ValueError for a sentence without a single content word.
+    Raises ValueError for a sentence without a single content word, or whose phrases cancel each other out.
     """
     matrix = np.asarray([_sentence(sentence, dim) for sentence in sentences]).reshape(-1, dim)
-    return (matrix / np.linalg.norm(matrix, axis=1, keepdims=True)).astype(np.float32)
+    lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
+    for sentence, length in zip(sentences, lengths, strict=True):
+        if length < 1e-9:
+            raise ValueError(f"prompt {sentence!r} says a thing and its opposite: write what the face shows")
+    return (matrix / lengths).astype(np.float32)
 
 
 def _sentence(sentence: str, dim: int) -> np.ndarray:

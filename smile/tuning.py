@@ -5,6 +5,7 @@ N pictures, C channels, H W pixels, L tokens, E token width, W tower width, r ra
 
 import copy
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,18 +45,28 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def shared_names(model: nn.Module) -> list[str]:
+def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """The two groups of an optimiser: matrices and kernels, which decay, and the rest: biases, gains, the temperature.
+
+    A gain of shape (C, 1, 1) has one number a channel and is no kernel.
+    """
+    taken = list(parameters)
+    decays = [p.ndim > 1 and p.numel() > p.shape[0] for p in taken]
+    kernels = [p for p, decay in zip(taken, decays, strict=True) if decay]
+    others = [p for p, decay in zip(taken, decays, strict=True) if not decay]
+    return [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def shared_names(model: "SmileModel") -> list[str]:
     """Names of the arrays that a federation sends and a checkpoint stores, in the order of `state_dict`.
 
-    All floating-point state where nothing is frozen. Else not the frozen part of the tower: every site builds it from the same
-    pretrained weights, or from the seed.
+    What is trained, and the batch statistics of a tower that is trained. Nothing else: what is frozen, every site builds from
+    the same pretrained weights or from the seed, and other buffers may hold single people (`smile.siblings.Centroids`).
     """
-    floating = [name for name, tensor in model.state_dict().items() if tensor.is_floating_point()]
-    parameters = dict(model.named_parameters())
-    if all(p.requires_grad for name, p in parameters.items() if name.startswith("tower.")):
-        return floating
-    trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
-    return [name for name in floating if name in trained or not name.startswith("tower.")]
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not model.tower_is_frozen:
+        names |= {name for name, buffer in model.named_buffers() if name.startswith("tower.")}
+    return [name for name, t in model.state_dict().items() if name in names and t.is_floating_point()]
 
 
 def merged(model: "SmileModel") -> "SmileModel":
@@ -89,14 +100,42 @@ def _with_lora(tower: nn.Module, *, rank: int, size: int) -> nn.Module:
     """LoRA (Hu et al. 2021) by peft on every linear layer and dense convolution that the tower calls, but the stem."""
     from peft import LoraConfig, get_peft_model
 
-    for path, module in list(tower.named_modules()):
-        if isinstance(module, nn.MultiheadAttention) and module.batch_first and module.bias_k is None:
-            parent, _, name = path.rpartition(".")
-            setattr(tower.get_submodule(parent), name, SelfAttention(module))
+    for path in _self_attention(tower, size=size):
+        parent, _, name = path.rpartition(".")
+        attention: Any = tower.get_submodule(path)
+        setattr(tower.get_submodule(parent), name, SelfAttention(attention))
     targets = "|".join(re.escape(name) for name in _called_layers(tower, size=size))
     settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
     wrapped: Any = tower
     return get_peft_model(wrapped, settings)
+
+
+def _self_attention(tower: nn.Module, *, size: int) -> list[str]:
+    """Names of the plain nn.MultiheadAttention that the tower calls with one sequence as query, key and value, and no mask.
+
+    Others stay as they are, frozen: the pooling of a CoCa asks the picture with learned queries.
+    """
+    fits: dict[nn.Module, bool] = {}
+
+    def note(module: Any, inputs: tuple[torch.Tensor, ...], options: dict[str, Any]) -> None:
+        one = len(inputs) == 3 and inputs[0] is inputs[1] is inputs[2]
+        plain = (
+            module.batch_first and module.bias_k is None and not module.add_zero_attn and not module.dropout
+        )
+        masked = any(options[name] is not None for name in options.keys() - {"need_weights"})
+        fits[module] = fits.get(module, True) and one and plain and not masked
+
+    found = {path: m for path, m in tower.named_modules() if isinstance(m, nn.MultiheadAttention)}
+    hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in found.values()]
+    _call(tower, size=size)
+    for hook in hooks:
+        hook.remove()
+    return [path for path, module in found.items() if fits.get(module)]
+
+
+def _call(tower: nn.Module, *, size: int) -> None:
+    with torch.inference_mode():
+        tower.eval()(torch.zeros(1, 3, size, size))
 
 
 def _called_layers(tower: nn.Module, *, size: int) -> list[str]:
@@ -110,8 +149,7 @@ def _called_layers(tower: nn.Module, *, size: int) -> list[str]:
         for name, module in tower.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d) and getattr(module, "groups", 1) == 1
     ]
-    with torch.inference_mode():
-        tower.eval()(torch.zeros(1, 3, size, size))
+    _call(tower, size=size)
     for hook in hooks:
         hook.remove()
     stem = next(name for name, module in tower.named_modules() if isinstance(module, nn.Conv2d))
@@ -145,11 +183,20 @@ class SelfAttention(nn.Module):
         self.out: nn.Linear = like.out_proj
 
     def forward(
-        self, x: torch.Tensor, *_: torch.Tensor, attn_mask: torch.Tensor | None = None, **__: Any
+        self,
+        x: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *,
+        need_weights: bool = False,
+        attn_mask: None = None,
     ) -> tuple[torch.Tensor, None]:
         """x: (N, L, E), which is query, key and value -> (N, L, E), None."""
+        assert x is key is value and attn_mask is None, (
+            "attention of one sequence with another, or with a mask"
+        )
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        result = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+        result = F.scaled_dot_product_attention(q, k, v)
         return self.out(result.transpose(1, 2).flatten(2)), None
 
 

@@ -97,6 +97,7 @@ def test_which_views_are_present() -> None:
     x = torch.zeros(2, 3, 7, 4, 4, dtype=torch.uint8)
     x[0, 1, 6, 3, 3] = 1
     for pictures in (x, x.float()):
+        assert present(pictures).dtype == torch.bool
         assert present(pictures).tolist() == [[False, True, False], [False] * 3]
 
 
@@ -218,5 +219,10 @@ def test_no_buffer_or_text_is_shared() -> None:
 def test_the_pieces_of_the_losses_travel_with_the_model() -> None:
     config = dataclasses.replace(SMALL, objective=ObjectiveConfig(order=1, sibling="conclugen"))
     names = get_arrays(build_model(config))
-    assert {"heads.order.0.weight", "heads.reconstruct.weight"} <= set(names)
+    assert {name for name in names if name.startswith("heads.")} == {
+        "heads.order.0.weight",
+        "heads.order.2.weight",
+        "heads.reconstruct.weight",
+        "heads.reconstruct.bias",
+    }
     assert not len(build_model(SMALL).heads)

@@ -67,6 +67,34 @@ def test_only_complete_people_of_bosphorus() -> None:
         select(PROTOCOLS["bosphorus"], site)
 
 
+def test_a_sequence_with_frames_of_several_expressions_is_refused() -> None:
+    site = Posed(4)
+    site.sequences = (
+        np.arange(len(site.labels)) // 5
+    )  # a neutral face and four levels of anger, and so on, shifted by one
+    for name in ("subjects", "bu4dfe"):
+        with pytest.raises(ValueError, match=r"\d+ sequences have frames of different expressions.*alike"):
+            select(PROTOCOLS[name], site, dataset="bu4dfe")
+    films = Posed(4)
+    films.labels[films.labels == "neutral"] = ""  # frames without a label are no other expression
+    films.sequences = np.unique(np.char.add(films.subjects, films.labels), return_inverse=True)[1]
+    task = select(PROTOCOLS["subjects"], films)
+    assert len(task.truth) == 4 * 6 and set(films.labels[task.rows]) == set(SIX)
+
+
+def test_a_sequence_is_coded_yes_where_any_of_its_frames_is() -> None:
+    site = Coded()
+    for name, codes in (("negative", [0, 1, 0, 0, 0]), ("positive", [np.nan, 0, 1, 1, 0])):
+        site.measures[f"micro_{name}"] = np.concatenate([np.tile(codes, 12), np.zeros(60)])
+    for name in set(MICRO) - {"negative", "positive"}:
+        site.measures[f"micro_{name}"] = np.full(120, np.nan)
+    site.measures["micro_positive"][-5:] = np.nan
+    task = select(PROTOCOLS["4dme"], site, dataset="4dme")
+    assert task.classes == tuple(f"micro_{name}" for name in MICRO if name in ("negative", "positive"))
+    assert task.truth[:12].tolist() == [[1, 1]] * 12 and task.truth[12:23].tolist() == [[0, 0]] * 11
+    assert np.array_equal(np.isnan(task.truth[23]), [name.endswith("positive") for name in task.classes])
+
+
 def test_a_decision_a_sequence_and_a_decision_a_frame() -> None:
     site = Coded()
     micro = select(PROTOCOLS["4dme"], site, dataset="4dme")

@@ -12,7 +12,7 @@ from smile.labels import EXPRESSIONS
 from smile.measurements import MEASUREMENTS
 from smile.prompts import PROMPTS
 from smile.pseudo import assign, sinkhorn
-from smile.sentences import CHANGES, changes, class_prototypes, sentence_source
+from smile.sentences import CHANGES, _source, changes, class_prototypes, sentence_source
 from smile.text import class_embeddings, phrase_embedding
 
 COUNT = 8
@@ -31,6 +31,7 @@ def captures() -> SimpleNamespace:
         sequences=np.repeat(np.arange(4), 2),
         times=np.tile([0.0, 0.5], 4).astype(np.float32),
         geometry=geometry,
+        rest={name: np.full(COUNT, 40.0) for name in MEASUREMENTS},
     )
 
 
@@ -112,8 +113,24 @@ def test_changes_turn_one_fact_round() -> None:
         "inner brows lowered, mouth wide open",
         "inner brows raised, mouth closed",
     ]
-    assert changes("a happy face") == []
+    for sentence in (
+        "a happy face",
+        "a face that looks down on someone",
+        "a closed relaxed mouth",
+        "one lip corner tightened and dimpled",
+    ):
+        assert changes(sentence) == []
+    assert changes("raised tense brows, wide eyes and an open mouth") == [
+        "raised tense brows, wide eyes and closed mouth"
+    ]
     assert all(len(changes(phrase.text)) == 1 for phrase in PHRASES)
+
+
+def test_a_sentence_is_never_its_own_falsehood() -> None:
+    settings = config("label", critic=1.0)
+    found = _source(np.array([0, 1, 2]), [("face at rest",), ("face at rest",), ("mouth open",)], settings)
+    assert found.changed is not None
+    assert (torch.einsum("sd,skd->sk", found.text[:2], found.text[found.changed]) < 0.99).all()
 
 
 @pytest.mark.parametrize("name", ["label", "geometry"])

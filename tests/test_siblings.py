@@ -1,6 +1,7 @@
 """Each loss of a related system against a slow reference, its gradient, its invariances and its edges."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ import torch
 from smile import losses, siblings
 from smile.config import ModelConfig, ObjectiveConfig, SmileConfig
 from smile.losses import Targets
-from smile.model import Encoding
+from smile.model import Encoding, build_model
+from smile.protocol import get_arrays, load_arrays
+from smile.state import State
 
 torch.set_num_threads(1)
 
@@ -207,7 +210,7 @@ def test_the_margin_keeps_to_its_range_and_can_turn_back() -> None:
         assert torch.autograd.grad(found, margin.free)[0] > 0
 
 
-def test_centroids_find_the_clusters_and_no_embedding_is_kept() -> None:
+def test_centroids_find_the_clusters() -> None:
     torch.manual_seed(0)
     centroids, poles = siblings.Centroids(16, clusters=5), torch.eye(16)[:5] + torch.ones(16)
     for seed in range(200):
@@ -216,11 +219,28 @@ def test_centroids_find_the_clusters_and_no_embedding_is_kept() -> None:
         _, own = centroids(unit, torch.ones(40, dtype=torch.bool))
     assert [len(set(own[k::5].tolist())) for k in range(5)] == [1] * 5
     assert len(set(own[:5].tolist())) >= 4  # k-means may leave two clusters together
-    assert dict(centroids.state_dict()).keys() == {"centroids"}
     before = centroids.centroids.clone()
     centroids.eval()(unit, torch.ones(40, dtype=torch.bool))
     centroids.train()(unit * float("nan"), torch.zeros(40, dtype=torch.bool))
     assert torch.equal(centroids.centroids, before)
+
+
+def test_a_step_of_centroids_gives_a_person_away_and_they_stay_at_home() -> None:
+    config = SmileConfig(objective=ObjectiveConfig(sibling="conclugen"))
+    model, other = build_model(config), build_model(config)
+    pieces: Any = model.heads["centroids"]
+    before, person = pieces.centroids.clone(), torch.nn.functional.normalize(random(1, model.dim).float())
+    pieces(person, torch.ones(1, dtype=torch.bool))
+    # Who knows where they began, as everybody in a study does, finds the embedding along the way that one went.
+    scale = torch.linspace(0.9, 1.5, 2001)[:, None, None] * pieces.centroids - siblings.MOMENTUM * before
+    assert torch.nn.functional.cosine_similarity(scale, person[None], dim=2).max() > 0.999
+    assert not [name for name in get_arrays(model) if "centroids" in name]
+    kept = pieces.centroids.clone()
+    load_arrays(model, get_arrays(other))
+    assert torch.equal(pieces.centroids, kept), "a running site goes on with its own"
+    again: Any = build_model(config).heads["centroids"]
+    assert torch.equal(again.centroids, before), "a round starts from those of the seed"
+    assert torch.equal(State(model, config.training).tensors()["model.heads.centroids.centroids"], kept)
 
 
 def test_heads_follow_the_settings() -> None:

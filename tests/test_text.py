@@ -135,6 +135,12 @@ def test_a_sentence_without_content_is_refused() -> None:
         phrase_embedding(("a face of the person",), 8)
 
 
+@pytest.mark.parametrize("sentence", ["raised, lowered", "open closed", "up and down"])
+def test_a_sentence_that_says_a_thing_and_its_opposite_is_refused(sentence: str) -> None:
+    with pytest.raises(ValueError, match=f"{sentence}.*opposite"):
+        phrase_embedding(("brows raised", sentence), 16)
+
+
 @pytest.mark.parametrize(
     ("word", "name"), [("Angry", "anger"), ("HAPPY", "happiness"), ("AN", "anger"), ("NE", "neutral")]
 )

@@ -4,15 +4,20 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 
-from smile.config import ModelConfig, SmileConfig, TrainingConfig, ViewConfig
+from smile.config import ModelConfig, ObjectiveConfig, SmileConfig, TrainingConfig, ViewConfig
 from smile.model import SmileModel, build_model
+from smile.sentences import sentence_source
+from smile.state import State
 from smile.towers import colour_statistics
-from smile.tuning import merged, shared_names, trainable
+from smile.training import train
+from smile.tuning import SelfAttention, merged, shared_names, trainable
 
 TINY = {
     "embed_dim": 24,
@@ -24,11 +29,14 @@ TUNED = ("lora", "adapter", "prompt")
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny_towers(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A vision transformer of two layers and a CLIP ResNet of four blocks, known to open_clip."""
+    """A vision transformer of two layers, a CLIP ResNet of four blocks and a CoCa, known to open_clip."""
     folder = tmp_path_factory.mktemp("towers")
     resnet = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
     (folder / "smile-tiny-vit.json").write_text(json.dumps(TINY))
     (folder / "smile-tiny-resnet.json").write_text(json.dumps(TINY | {"vision_cfg": resnet}))
+    pooled = {"attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 4}
+    coca = TINY["vision_cfg"] | pooled | {"output_tokens": True}  # type: ignore[operator]
+    (folder / "smile-tiny-coca.json").write_text(json.dumps(TINY | {"embed_dim": 32, "vision_cfg": coca}))
     open_clip.add_model_config(folder)
 
 
@@ -54,6 +62,96 @@ def train_a_little(model: SmileModel, views: torch.Tensor) -> None:
 
 def state(model: SmileModel) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def test_what_a_site_sends_is_trained_or_a_batch_statistic_of_a_trained_tower() -> None:
+    everything = ObjectiveConfig(order=1.0, intensity=1.0, sibling="conclugen")
+    for tower, tuning in [*cases(), ("smile-tiny-resnet", "full"), ("smile-tiny-vit", "full")]:
+        for fusion in ("attention", "text"):
+            config = dataclasses.replace(
+                study(tuning, tower=tower, fusion=fusion),
+                objective=everything,
+                training=TrainingConfig(frames=4),
+            )
+            model = build_model(config)
+            names, trained = (
+                shared_names(model),
+                {n for n, p in model.named_parameters() if p.requires_grad},
+            )
+            others = [name for name in names if name not in trained]
+            assert trained <= set(names) and bool(others) == (
+                (tower, tuning) == ("smile-tiny-resnet", "full")
+            )
+            assert all(n.startswith("tower.") and n.endswith(("running_mean", "running_var")) for n in others)
+            assert "heads.centroids.centroids" in model.state_dict()
+            assert not [name for name in names if "centroid" in name or "prompts" in name]
+
+
+def test_a_trained_tower_with_a_frozen_weight_still_sends_its_batch_statistics() -> None:
+    model = build_model(study("full", tower="smile-tiny-resnet"))
+    before = shared_names(model)
+    frozen = "tower.conv1.weight"
+    model.get_parameter(frozen).requires_grad_(False)
+    assert "tower.bn1.running_mean" in before and shared_names(model) == [n for n in before if n != frozen]
+
+
+def test_only_matrices_and_kernels_decay() -> None:
+    model = build_model(study("full", tower="smile-tiny-resnet"))
+    gain = torch.nn.Parameter(torch.ones(4, 1, 1))
+    model.heads["gain"] = torch.nn.ParameterList([gain])
+    state = State(model, TrainingConfig(weight_decay=0.5))
+    for parameter in state.trained:
+        parameter.grad = torch.zeros_like(parameter)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    state.update(0.1)
+    kept = {name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])}
+    assert kept == {n for n, p in before.items() if p.ndim < 2 or n == "heads.gain.0" or not p.any()}
+    assert {"logit_scale", "tower.bn1.weight", "projector.0.bias", "fusion.query"} <= kept
+    for name in ("projector.0.weight", "tower.conv1.weight", "fusion.place"):
+        torch.testing.assert_close(model.get_parameter(name).detach(), 0.95 * before[name])
+
+
+def test_lora_leaves_attention_that_is_no_self_attention_alone() -> None:
+    config = study("lora", tower="smile-tiny-coca", modalities=("texture",))
+    plain = build_model(dataclasses.replace(config, model=dataclasses.replace(config.model, tuning="full")))
+    model, views = build_model(config).eval(), pictures(config)
+    torch.testing.assert_close(model(views).features, plain.eval()(views).features)
+    assert not torch.allclose(model(views).features[0], model(views).features[1]), "the picture is seen"
+    kinds = {name: type(m).__name__ for name, m in model.named_modules() if name.endswith("attn")}
+    assert sorted(kinds.values()) == ["MultiheadAttention", "SelfAttention", "SelfAttention"]
+    before = state(model)
+    train_a_little(model, views)
+    frozen = [n for n in before if "pool" in n]
+    assert frozen and all(torch.equal(before[n], model.state_dict()[n]) for n in frozen)
+    x = torch.randn(1, 3, 32)
+    attention = next(m for m in model.modules() if isinstance(m, SelfAttention))
+    with pytest.raises(AssertionError, match="one sequence with another"):
+        attention(x, x.clone(), x)
+
+
+@pytest.mark.parametrize("source", ["none", "label"])
+def test_a_pretrained_tower_of_another_width_trains_with_and_without_text(
+    source: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "weights.pt"
+    torch.save(open_clip.create_model("smile-tiny-vit").state_dict(), file)
+    config = dataclasses.replace(
+        study("adapter", pretrained=str(file)),
+        objective=ObjectiveConfig(prompt_source=source, critic=1.0),
+        training=TrainingConfig(batch_size=4, local_steps=1),
+    )
+    site = SimpleNamespace(
+        subjects=np.array(list("aabb")),
+        labels=np.array(["anger", "fear"] * 2),
+        sequences=np.arange(4),
+        times=np.zeros(4, np.float32),
+        gather=lambda rows, modalities: np.full(
+            (len(rows), 3, 7, 32, 32), 1 + rows[:, None, None, None, None]
+        ).astype(np.uint8),
+    )
+    text, _, negatives = sentence_source(site, config, np.arange(4))(np.arange(4), torch.Generator())
+    assert text.shape == (4, 24) and negatives is not None and negatives.shape[2] == 24
+    assert math.isfinite(train(build_model(config), site, config, rows=np.arange(4))["loss"])
 
 
 def cases() -> list[tuple[str, str]]:

@@ -36,6 +36,8 @@ def build_tower(name: str, *, pretrained: str, channels: int, size: int) -> nn.M
         visual: Any = open_clip.create_model(
             name, pretrained=pretrained or None, force_image_size=size
         ).visual
+    if getattr(visual, "output_tokens", False):  # a CoCa gives its tokens to a decoder as well
+        visual.output_tokens = False
     _refit_first_convolution(visual, channels, keep_weights=bool(pretrained))
     return visual
 

@@ -14,7 +14,7 @@ from export import bundle as bundles
 from export import parity, to_onnx
 from export.__main__ import main
 from smile.checkpoint import load, save
-from smile.config import ModelConfig, SmileConfig, ViewConfig
+from smile.config import ModelConfig, SmileConfig, TrainingConfig, ViewConfig
 from smile.labels import EXPRESSIONS
 from smile.prompts import PROMPTS, bank_hash
 from smile.protocol import get_arrays
@@ -76,6 +76,8 @@ def test_the_manifest_says_what_a_device_must_know(manifest, checkpoint, bundle)
     assert manifest["text"]["logit_scale"] == pytest.approx(float(model.scale().detach()))
     assert manifest["preprocessing"]["yaws"] == list(config.views.yaws)
     assert manifest["preprocessing"]["channels"] == ["depth", "normal x", "normal y", "normal z"]
+    assert manifest["sequence"].endswith("as in the project's evaluation")
+    assert manifest["preprocessing"]["missing_view"] == "0 throughout"
     assert "Simulated faces only" in manifest["training_data"]
     assert "Not a medical device" in manifest["intended_use"]
     text = np.load(bundle / "text_embeddings.npy", allow_pickle=False)
@@ -87,6 +89,14 @@ def test_a_checkpoint_that_does_not_say_so_is_not_called_simulated(exported, che
     save(tmp_path / "ck", get_arrays(model), config, {"round": 1})
     assert main([str(tmp_path / "ck"), str(tmp_path / "b")]) == 0
     assert "Not stated" in json.loads((tmp_path / "b" / "manifest.json").read_text())["training_data"]
+
+
+def test_a_checkpoint_with_a_temporal_pool_says_that_the_bundle_has_none(manifest):
+    config = SmileConfig(training=TrainingConfig(frames=4))
+    found = bundles.make_manifest(
+        config, {}, prompts={"a": ("x",)}, scale=1.0, dim=8, sampled=False, digest=""
+    )
+    assert "not part of a bundle" in found["sequence"] != manifest["sequence"]
 
 
 def test_paths_in_the_settings_stay_behind():

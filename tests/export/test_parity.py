@@ -10,7 +10,9 @@ import torch
 
 from export import parity
 from export.to_onnx import export_onnx
+from smile.checkpoint import load
 from smile.config import ModelConfig, SmileConfig, ViewConfig
+from smile.evaluation import unit
 from smile.model import build_model
 from smile.text import class_embeddings, prompt_embeddings
 from smile.tuning import trainable
@@ -29,10 +31,19 @@ def study(**model) -> SmileConfig:
 
 def verdict(config: SmileConfig) -> tuple[bytes, dict]:
     model = build_model(config).eval()
-    views, text = parity.pseudo_views(config), class_embeddings(prompt_embeddings(config.model))
+    views, text = gaps(config), class_embeddings(prompt_embeddings(config.model))
     file = export_onnx(model, config, metadata={"smile.note": "kept"})
     scale = float(model.scale().detach())
-    return file, parity.compare(file, views, parity.torch_embeddings(model, views), text=text, scale=scale)
+    reference = parity.torch_embeddings(model, views, config)
+    assert not reference[2].any() and np.linalg.norm(reference[1]) > 0.99
+    return file, parity.compare(file, views, reference, text=text, scale=scale)
+
+
+def gaps(config: SmileConfig) -> np.ndarray:
+    """Golden captures of which the second lacks a view, and the third all."""
+    views = parity.with_gap(parity.pseudo_views(config))
+    views[2] = 0
+    return views
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +92,14 @@ def test_a_tuned_vision_transformer_passes(tiny_vit, settings):
     with torch.no_grad():
         for parameter in trainable(model):  # as after training: nothing is 0 any more
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
-    views, text = parity.pseudo_views(config), class_embeddings(prompt_embeddings(config.model))
+    views, text = gaps(config), class_embeddings(prompt_embeddings(config.model))
     views[0, 1, 3:] = 0  # a photograph has no depth
     report = parity.compare(
-        export_onnx(model, config), views, parity.torch_embeddings(model, views), text=text, scale=10.0
+        export_onnx(model, config),
+        views,
+        parity.torch_embeddings(model, views, config),
+        text=text,
+        scale=10.0,
     )
     assert report["verdict"] == "pass", report
 
@@ -113,6 +128,20 @@ def test_pseudo_views_look_like_views():
     assert np.array_equal(
         views, parity.pseudo_views(SmileConfig(model=ModelConfig(modalities=("depth", "normals"))))
     )
+
+
+def test_a_missing_view_has_no_influence_on_the_exported_graph(bundle, checkpoint):
+    model, config, _ = load(checkpoint)
+    views = parity.pseudo_views(config)
+    gap = parity.with_gap(views)
+    assert not gap[1, -1].any() and np.array_equal(np.delete(gap, 1, 0), np.delete(views, 1, 0))
+    with torch.inference_mode():
+        alone = model(torch.from_numpy(gap[1:2]).float(), torch.tensor([[True, True, False]])).fused.numpy()
+        unmasked = model(torch.from_numpy(gap[1:2]).float()).fused.numpy()
+    found = parity.onnx_embeddings((bundle / "model.onnx").read_bytes(), gap, batch=5)[1]
+    assert np.abs(found - unit(alone)).max() < 2e-5 < 1e-2 < np.abs(found - unit(unmasked)).max()
+    one = views[:, :1]
+    assert np.array_equal(parity.with_gap(one), one)
 
 
 def test_the_file_tells_nothing_of_the_machine(bundle, manifest):

@@ -13,6 +13,7 @@ from export.runtime.smile_edge import views as edge_views
 from smile.checkpoint import load
 from smile.config import ModelConfig
 from smile.labels import EXPRESSIONS
+from smile.model import present
 from smile.text import class_embeddings, prompt_embeddings
 
 SITES = Path(__file__).parents[2].parent / "shared" / "sites"
@@ -33,7 +34,9 @@ def test_the_program_says_what_torch_says(checkpoint, golden, tmp_path, run):
     bank = {name: rows for name, rows in prompt_embeddings(config.model).items() if name in EXPRESSIONS}
     text = torch.from_numpy(class_embeddings(bank))
     with torch.inference_mode():
-        fused = torch.nn.functional.normalize(model(torch.from_numpy(golden["views"]).float()).fused, dim=-1)
+        views = torch.from_numpy(golden["views"]).float()
+        assert not present(views).all(), "one golden capture lacks a view"
+        fused = torch.nn.functional.normalize(model(views, present(views)).fused, dim=-1)
         each = (model.scale() * fused @ text.T).softmax(-1).numpy()
         mean = (model.scale() * fused.mean(0) @ text.T).softmax(-1).numpy()
     labels = list(bank)
@@ -173,6 +176,18 @@ def test_text_output_has_bars_for_the_top(bundle, golden, tmp_path, capsys):
     assert lines[3].split()[0::3] == ["read", "views", "engine"]
     assert lines[4].endswith("(mean of 2 frames)")
     assert [line.split()[0] for line in lines[7:9]] == ["frame", "frame"]
+
+
+def test_photographs_may_lack_a_view_and_a_scan_may_not(
+    bundle, manifest, golden, faces, tmp_path, monkeypatch
+):
+    spec, views = manifest["preprocessing"], golden["views"][1]
+    assert not views[-1].any() and views[:-1].any()
+    np.save(tmp_path / "pair.npy", views)
+    np.testing.assert_array_equal(edge_views.read_views(tmp_path / "pair.npy", bundle, spec)[0], views[None])
+    monkeypatch.setattr(edge_views, "_render", lambda *_: views)
+    with pytest.raises(ValueError, match="the view at 30 degrees is empty: is it a scan"):
+        edge_views.read_views(faces / "colour.ply", bundle, spec)
 
 
 # --- a prepared site ----------------------------------------------------------------------------------------------

@@ -50,8 +50,8 @@ class ExpressionReader:
     def predict(self, views: np.ndarray) -> dict[str, Any]:
         """Views as for `embed` -> plain data: `expression`, `probabilities` (largest first), `milliseconds`.
 
-        Several frames are one sequence: the answer comes from their mean embedding, as in the project's evaluation,
-        and `frames` holds the answer for each.
+        Several frames are one sequence: the answer comes from their mean embedding and `frames` holds the answer for each.
+        `sequence` of the manifest says whether the project's evaluation of this model does the same.
         """
         views = check_views(np.asarray(views), self.manifest["preprocessing"])
         start = time.perf_counter()

@@ -45,6 +45,10 @@ def read_views(path: Path, bundle: Path, spec: dict[str, Any]) -> tuple[np.ndarr
         )
         read = time.perf_counter()
         views = check_views(_attempt(path, lambda: _render(scan, modules, spec)), spec, str(path))
+        # As in `smile prepare`: a scan has all views, only photographs lack some.
+        for yaw, view in zip(spec["yaws"], views[0], strict=True):
+            if not view.any():
+                raise ValueError(f"{path}: the view at {yaw:g} degrees is empty: is it a scan of a face?")
     return views, {"read": 1e3 * (read - start), "views": 1e3 * (time.perf_counter() - read)}
 
 
@@ -54,7 +58,8 @@ def check_views(
     """(V, C, H, W) or (n, V, C, H, W) -> (n, V, C', H, W) with the channels that the model sees.
 
     C is the model's number of channels, or all those of a site that was prepared with `spec["stored"]`.
-    modalities: of the channels, where they are known; without it their number decides. Raises ValueError.
+    modalities: of the channels, where they are known; without it their number decides. A view that is 0 throughout is
+    missing, and a frame may lack some but not all. Raises ValueError.
     """
     expected = (len(spec["yaws"]), len(spec["channels"]), spec["size"], spec["size"])
     wanted = f"({', '.join(map(str, expected))}) or (frames, {', '.join(map(str, expected))})"
@@ -76,11 +81,9 @@ def check_views(
         )
     if views.dtype.kind == "f":
         _check_values(views, name)
-    frame, view = np.nonzero(~views.any(axis=(2, 3, 4)))
+    frame = np.flatnonzero(~views.any(axis=(1, 2, 3, 4)))
     if len(frame):
-        raise ValueError(
-            f"{name}: the view at {spec['yaws'][view[0]]:g} degrees is empty in frame {frame[0]}: is a face in it?"
-        )
+        raise ValueError(f"{name}: every view is empty in frame {frame[0]}: is a face in it?")
     return views
 
 

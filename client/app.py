@@ -41,7 +41,7 @@ def _train_round(message: Message, settings: SiteSettings) -> tuple[dict[str, np
     # Imported here so that a SuperNode which only starts up does not load torch.
     from smile.model import build_model
     from smile.prompts import bank_hash
-    from smile.protocol import get_arrays, load_arrays, source_fingerprint
+    from smile.protocol import get_arrays, load_arrays, source_fingerprint, weights_hash
     from smile.site.store import Site
     from smile.split import held_out
     from smile.training import train as train_locally
@@ -53,6 +53,7 @@ def _train_round(message: Message, settings: SiteSettings) -> tuple[dict[str, np
         raise Refusal(
             103, "the server's source or prompt bank differs from this site's: install the same release"
         )
+    weights = request.pop("weights")
     config = _or_refuse(103, from_flat, request)
     site = _or_refuse(101, Site, settings.folder)
     _or_refuse(102, _same_views, site.views, config)
@@ -61,6 +62,8 @@ def _train_round(message: Message, settings: SiteSettings) -> tuple[dict[str, np
         raise Refusal(
             106, "the study wants pretrained weights: allow them with --node-config 'pretrained=\"TAG\"'"
         )
+    if weights != _or_refuse(103, weights_hash, config.model.pretrained):
+        raise Refusal(103, f"{config.model.pretrained} is not the file that the server has: copy it again")
     model = build_model(config)
     incoming = {name: array.numpy() for name, array in message.content.array_records["arrays"].items()}
     _or_refuse(103, load_arrays, model, incoming)

@@ -1,6 +1,7 @@
 """The door of a site: what may leave, counted and written down where the hospital can read it."""
 
 import csv
+import itertools
 import logging
 import time
 from collections.abc import Mapping
@@ -12,6 +13,17 @@ from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDic
 from smile.protocol import ERRORS, METRICS
 
 OUTBOX_FIELDS = ("time_utc", "run", "round", "what_was_sent", "arrays", "bytes", *METRICS)
+
+
+def _keep_columns(path: Path) -> None:
+    """Move a file with the columns of another release aside: lines under a header that is not theirs would mislead."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        if file.readline().strip() == ",".join(OUTBOX_FIELDS):
+            return
+    free = next(n for n in itertools.count(1) if not path.with_name(f"{path.stem}-{n}{path.suffix}").exists())
+    path.rename(path.with_name(f"{path.stem}-{free}{path.suffix}"))
 
 
 class Outbox:
@@ -64,10 +76,10 @@ class Outbox:
             return
         self.log.mkdir(parents=True, exist_ok=True)
         path = self.log / "outbox.csv"
-        new = not path.exists()
+        _keep_columns(path)
         with path.open("a", newline="") as file:
             writer = csv.DictWriter(file, OUTBOX_FIELDS, restval="")
-            if new:
+            if not file.tell():
                 writer.writeheader()
             writer.writerow(
                 {

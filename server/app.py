@@ -21,7 +21,7 @@ def main(grid: Grid, context: Context) -> None:
     from smile.config import from_flat, to_flat
     from smile.model import build_model
     from smile.prompts import bank_hash
-    from smile.protocol import get_arrays, source_fingerprint
+    from smile.protocol import get_arrays, source_fingerprint, weights_hash
 
     config = from_flat(dict(context.run_config))
     output = Path(config.federation.output or f"runs/{context.run_id}").resolve()
@@ -51,6 +51,7 @@ def main(grid: Grid, context: Context) -> None:
             "federation.output": "",  # a path of ours is no business of theirs
             "source": source_fingerprint(),
             "prompts": bank_hash(),
+            "weights": weights_hash(config.model.pretrained),
         }
     )
     initial = ArrayRecord({name: Array(array) for name, array in get_arrays(build_model(config)).items()})

@@ -5,7 +5,9 @@ The work is imported only to do it.
 
 import argparse
 import dataclasses
+import errno
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +76,7 @@ examples:
 def run_evaluate(arguments: argparse.Namespace) -> int:
     from .checkpoint import latest, load
     from .decisions import figures
+    from .device import check_device
     from .site.store import Site
 
     study, folder = PROTOCOLS[arguments.protocol], arguments.checkpoint
@@ -83,6 +86,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         raise ValueError("--seeds, --shots and --fine-tune: give 1 or more")
     if study.several and (arguments.shots or arguments.fine_tune):
         raise ValueError(f"--protocol {arguments.protocol} asks yes or no: leave --shots and --fine-tune out")
+    check_device(arguments.device)
     site = Site(arguments.site)
     model, config, _ = load(folder if (folder / "model.safetensors").is_file() else latest(folder))
     if dataclasses.replace(site.views, modalities=config.views.modalities) != config.views:
@@ -95,6 +99,8 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         splits(study, task, config.training, people=site.subjects, seed=seed)
         for seed in range(arguments.seeds)
     ]
+    if arguments.out is not None:
+        _check_out(arguments.out)
     found = _measure(site, model, config, task, folds, arguments)
     report = {
         **_facts(arguments.protocol, study, task, folds, config),
@@ -102,10 +108,19 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         "pretraining": _seen(site, config, task, folds, retrain=arguments.retrain),
         "figures": {who: {m: figures(task, a) for m, a in answers.items()} for who, answers in found.items()},
     }
+    print(json.dumps(report, indent=2, allow_nan=False) if arguments.json else text(report), flush=True)
     if arguments.out is not None:
         write_json(arguments.out, report)
-    print(json.dumps(report, indent=2, allow_nan=False) if arguments.json else text(report))
     return 0
+
+
+def _check_out(path: Path) -> None:
+    """Make the folder of the report, before the work. Raises ValueError or OSError where no file can be written there."""
+    if path.is_dir():
+        raise ValueError(f"--out {path} is a folder: give the name of a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
 
 
 def _measure(

@@ -238,6 +238,7 @@ def fine_tune(
     from .loader import Order, random_seed
     from .model import present
     from .training import schedule
+    from .tuning import decay_groups
 
     settings = config.training
     frames = min(settings.frames, len(rows))
@@ -253,7 +254,7 @@ def fine_tune(
         torch.manual_seed(random_seed(settings.seed, 2))
         head = nn.Linear(model.width, int(targets.max()) + 1).to(device)
         trained = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
-        optimiser = torch.optim.AdamW(trained, weight_decay=settings.weight_decay)
+        optimiser = torch.optim.AdamW(decay_groups(trained, settings.weight_decay))
         for step in range(steps):
             batch = order[step]
             views = torch.from_numpy(captures.gather(rows[batch], config.model.modalities)).to(device)

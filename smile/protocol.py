@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .site.disk import sha256
+
 if TYPE_CHECKING:
     from .model import SmileModel
 
@@ -28,7 +30,7 @@ METRICS = (
 ERRORS = {
     101: "the site's prepared data cannot be opened",
     102: "the site was prepared with other view settings than the study asks for",
-    103: "the site runs another version of the program or of the prompt bank",
+    103: "the site runs another version of the program, of the prompt bank or of the pretrained weights",
     104: "the site's data cannot be trained on (too few captures, or the loss is not finite)",
     106: "the site does not allow the study's pretrained weights (node config `pretrained`)",
     105: "the site failed for a reason that only its own log tells",
@@ -36,11 +38,11 @@ ERRORS = {
 
 
 def get_arrays(model: "SmileModel") -> dict[str, np.ndarray]:
-    """What is shared and stored, float32 by name: see `tuning.shared_names`."""
+    """What is shared and stored, float32 by name, as copies: see `tuning.shared_names`."""
     from .tuning import shared_names
 
     state = model.state_dict()
-    return {name: state[name].detach().cpu().float().numpy() for name in shared_names(model)}
+    return {name: state[name].detach().cpu().float().numpy().copy() for name in shared_names(model)}
 
 
 def load_arrays(model: "SmileModel", arrays: dict[str, np.ndarray]) -> None:
@@ -63,6 +65,14 @@ def load_arrays(model: "SmileModel", arrays: dict[str, np.ndarray]) -> None:
     with torch.no_grad():
         for name in expected:
             state[name].copy_(torch.from_numpy(np.array(arrays[name])))
+
+
+def weights_hash(pretrained: str) -> str:
+    """SHA-256 of the file that `model.pretrained` names, "" for a published tag or none.
+
+    What is frozen is not sent, so the pieces beside it may only be averaged where all sites hold the same file.
+    """
+    return sha256(Path(pretrained)) if Path(pretrained).is_file() else ""
 
 
 @cache

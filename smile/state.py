@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 
+from .checkpoint import write_arrays
 from .config import TrainingConfig
 from .model import SmileModel
 from .site.disk import TEMPORARY, sha256, sync_folder, write_json
+from .tuning import decay_groups
 
 KEEP = 2  # states on disk: the newest, and the one before should the newest be damaged
 
@@ -31,7 +33,7 @@ class State:
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.names, self.trained = list(trained), list(trained.values())
         self.optimiser = torch.optim.AdamW(
-            self.trained, lr=settings.learning_rate, weight_decay=settings.weight_decay
+            decay_groups(self.trained, settings.weight_decay), lr=settings.learning_rate
         )
         self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=settings.precision == "fp16")
         self.average = [p.detach().clone() for p in self.trained] if settings.ema else []
@@ -92,14 +94,11 @@ class State:
 
 def save_state(folder: Path, state: State) -> None:
     """Write the state; then remove all but the newest two. A crash at any moment leaves those before."""
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{state.step:08d}.safetensors"
     path.with_suffix(".json").unlink(missing_ok=True)
     draft = path.with_name(path.name + TEMPORARY)
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in state.tensors().items()}
-    save_file(tensors, draft)
+    write_arrays(draft, {name: tensor.cpu().numpy() for name, tensor in state.tensors().items()})
     with draft.open("rb") as file:
         os.fsync(file.fileno())
     digest = sha256(draft)

@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import SmileConfig, from_flat, to_flat
-from .site.disk import write_atomic, write_json
+from .site.disk import held, write_atomic, write_json
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from .site.store import Site
     from .state import State
 
 SETTINGS, LOG, RESULT, STATES, EVENTS = "run.json", "log.jsonl", "result.json", "state", "tensorboard"
+LOCK = ".smile-run"  # held while a process works on the run
+INDEX = "the site's index"  # in SETTINGS, beside the options and the settings of `--set`
 OWN = ("training.local-steps", "federation.", "views.")  # set by options or by the site
 
 
@@ -60,20 +64,26 @@ settings and their defaults: [tool.flwr.app.config] in pyproject.toml"""
 
 
 def run_train(arguments: argparse.Namespace) -> int:
+    from .device import check_device
     from .site.store import Site
 
     say = _sayer(arguments)
     site = Site(arguments.site)
     config = read_config(arguments, site)
     run: Path = arguments.out
-    _claim(run, config, site, deterministic=arguments.deterministic)
-    if (run / RESULT).exists():
-        result = json.loads((run / RESULT).read_bytes())
-        say(f"{run} is finished: give another folder in --out for another run")
-    else:
-        _check_device(arguments.device)
-        with _deterministic(arguments.deterministic):
+    wanted = _settings(config, site, arguments)
+    _check_settings(run, wanted)
+    result = _result(run, config, say)
+    if result is None:
+        check_device(arguments.device)
+        _check_lessons(site, config, _split(site, config)[0])
+        with held(run / LOCK, "smile train"), _deterministic(arguments.deterministic):
+            _check_settings(run, wanted)  # again, now that nobody else can begin it
+            if not _is_trained(run):
+                write_json(run / SETTINGS, wanted)
             result = _train(run, site, config, arguments, say)
+    else:
+        say(f"{run} is finished: give another folder in --out for another run")
     if arguments.json:
         print(json.dumps(result, indent=2, allow_nan=False))
     else:
@@ -112,16 +122,13 @@ def _seen_by_model(site: "Site") -> Any:
 def _train(
     run: Path, site: "Site", config: SmileConfig, arguments: argparse.Namespace, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    import numpy as np
     from tqdm import tqdm
 
     from .model import build_model
-    from .split import held_out
     from .state import State, load_state, save_state
     from .training import train
 
-    out = held_out(site.subjects, share=config.training.holdout, seed=config.training.seed)
-    rows, device, every = np.flatnonzero(~out), arguments.device, config.training.local_steps
+    (rows, test), device, every = _split(site, config), arguments.device, config.training.local_steps
     state = State(build_model(config), config.training, device=device)
     load_state(run / STATES, state, say=say)
     _keep_lines(run / LOG, state.step)
@@ -166,20 +173,55 @@ def _train(
             _append(run / LOG, line)
             save_state(run / STATES, state)
     state.finish()
-    return _finish(run, site, config, state, rows, np.flatnonzero(out), device)
+    return _finish(run, site, config, state, rows, test, device)
+
+
+def _split(site: "Site", config: SmileConfig) -> "tuple[np.ndarray, np.ndarray]":
+    """Rows of the people trained on, and of those held out."""
+    import numpy as np
+
+    from .split import held_out
+
+    out = held_out(site.subjects, share=config.training.holdout, seed=config.training.seed)
+    return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+def _check_lessons(site: "Site", config: SmileConfig, rows: "np.ndarray") -> None:
+    """Raises ValueError where the settings ask for what no row has, so that nothing would be learnt from it.
+
+    Only here: in a federation a site without labels, or of single scans, takes part with what it has.
+    """
+    import numpy as np
+
+    objective = config.objective
+    if objective.prompt_source == "label" and not (site.labels[rows] != "").any():
+        raise ValueError(
+            f"{site.path} has no label of anybody trained on: choose a source that needs none, "
+            "--set objective.prompt-source=geometry, pseudo or none"
+        )
+    known = np.isfinite(site.times[rows])
+    moments = np.unique(np.stack([site.sequences[rows], site.times[rows]])[:, known], axis=1)[0]
+    for name in ("order", "intensity"):
+        if getattr(objective, name) and len(np.unique(moments)) == len(moments):
+            raise ValueError(
+                f"objective.{name} = {getattr(objective, name):g} needs two frames of a sequence, and {site.path} has none of "
+                "anybody trained on: prepare it with --frames, or leave the setting out"
+            )
 
 
 def _finish(
     run: Path, site: "Site", config: SmileConfig, state: "State", rows: Any, test: Any, device: str
 ) -> dict[str, Any]:
     """The checkpoint, as a round of a federation leaves it, and the figures on the people held out."""
+    import numpy as np
+
     from . import __version__
     from .checkpoint import save
     from .evaluation import evaluate
     from .prompts import bank_hash
     from .protocol import get_arrays, source_fingerprint
 
-    folder = run / f"round-{config.federation.rounds:04d}"
+    folder = _last_round(run, config)
     meta = {
         "round": config.federation.rounds,
         "version": __version__,
@@ -196,6 +238,7 @@ def _finish(
         "steps": state.step,
         "prompt_source": config.objective.prompt_source,
         "trained_on": len(rows),
+        "people_held_out": len(np.unique(site.subjects[test])),
         "evaluation": scores,
     }
     write_json(run / RESULT, result)
@@ -205,6 +248,8 @@ def _finish(
 def _sentence(run: Path, result: dict[str, Any]) -> str:
     scores = result["evaluation"]
     said = "no labels on both sides of the split, so nothing to score"
+    if not result["people_held_out"]:
+        said = "nobody is held out (one person, or training.holdout = 0), so nothing to score"
     if scores:
         methods = ("linear_probe", "knn", "zero_shot")
         said = ", ".join(f"{name.replace('_', ' ')} {100 * scores[name]:.1f} %" for name in methods)
@@ -213,39 +258,77 @@ def _sentence(run: Path, result: dict[str, Any]) -> str:
     return f"{result['checkpoint']}: {result['steps']} steps, prompt source {result['prompt_source']}; {said}"
 
 
-def _claim(run: Path, config: SmileConfig, site: "Site", *, deterministic: bool) -> None:
-    """Make the folder ours, or see that it is this very run's. Raises ValueError where it is not."""
-    wanted = {
-        **to_flat(config),
-        "deterministic": deterministic,
-        "the site's index": site.manifest["index_sha256"],
+def _last_round(run: Path, config: SmileConfig) -> Path:
+    return run / f"round-{config.federation.rounds:04d}"
+
+
+def _result(run: Path, config: SmileConfig, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """What a finished run has found; None where it is not finished, or where the last step is to be done again."""
+    if not (run / RESULT).exists():
+        return None
+    if not (_last_round(run, config) / "model.safetensors").is_file():
+        say(f"{_last_round(run, config)} is gone: it is made again")
+        return None
+    try:
+        result = dict(json.loads((run / RESULT).read_bytes()))
+        _sentence(run, result)
+        return result
+    except (ValueError, TypeError, KeyError, RecursionError):
+        say(f"{run / RESULT} is damaged: it is made again")
+        return None
+
+
+def _settings(config: SmileConfig, site: "Site", arguments: argparse.Namespace) -> dict[str, Any]:
+    """All that a run depends on, by the names that the user gave them."""
+    options = {
+        "--steps": arguments.steps,
+        "--save-every": arguments.save_every,
+        "--deterministic": arguments.deterministic,
     }
-    if run.is_dir() and any(run.iterdir()) and not (run / SETTINGS).exists():
-        raise ValueError(f"{run} is not empty and no run of `smile train`: give another folder in --out")
-    run.mkdir(parents=True, exist_ok=True)
+    own = ("training.local-steps", "federation.rounds")
+    settings = {f"--set {key}": value for key, value in to_flat(config).items() if key not in own}
+    return {**options, **settings, INDEX: site.manifest["index_sha256"]}
+
+
+def _is_trained(run: Path) -> bool:
+    """Whether anything is there that the settings in SETTINGS have made."""
+    return (run / RESULT).exists() or any(run.glob("round-*")) or any((run / STATES).glob("step-*.json"))
+
+
+def _check_settings(run: Path, wanted: dict[str, Any]) -> None:
+    """Raises ValueError where the folder is not ours, or has begun with other settings."""
     if not (run / SETTINGS).exists():
-        write_json(run / SETTINGS, wanted)
+        if run.is_dir() and any(path.name != LOCK for path in run.iterdir()):
+            raise ValueError(f"{run} is not empty and no run of `smile train`: give another folder in --out")
         return
     try:
         found = dict(json.loads((run / SETTINGS).read_bytes()))
-    except (ValueError, TypeError):
+        index = found[INDEX]
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise ValueError(f"{run / SETTINGS} cannot be read: give another folder in --out") from None
+    if not _is_trained(run):  # a first try that failed claims nothing
+        return
+    if index != wanted[INDEX]:
+        raise ValueError(
+            f"{run} was begun on another site, or on this one with other samples or labels: "
+            "give the same site to go on, or another folder in --out"
+        )
     for key in (*wanted, *found):
         if found.get(key) != wanted.get(key):
             raise ValueError(
-                f"{run} was begun with {key} = {found.get(key)}, not {wanted.get(key)}: "
-                "give the same settings to go on, or another folder in --out"
+                f"{run} was begun {_said(key, found)}, not {_said(key, wanted)}: "
+                "give the same to go on, or another folder in --out"
             )
 
 
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {device} cannot be used ({reason}): leave it out for the CPU") from None
+def _said(key: str, settings: dict[str, Any]) -> str:
+    """An option as the user gives it."""
+    value = settings.get(key)
+    if value is None or value is False:
+        return f"without {key}"
+    if value is True:
+        return f"with {key}"
+    return f"with {key}{'=' if key.startswith('--set') else ' '}{value}"
 
 
 @contextlib.contextmanager
@@ -281,14 +364,14 @@ def _append(path: Path, line: dict[str, Any]) -> None:
 
 
 def _keep_lines(path: Path, step: int) -> None:
-    """Drop the lines of rounds whose state was not kept, and a half-written one."""
+    """Drop the lines of rounds whose state was not kept, and those that are damaged."""
     kept = []
     with contextlib.suppress(FileNotFoundError):
-        for line in path.read_text().splitlines():
-            with contextlib.suppress(ValueError):
+        for line in path.read_bytes().splitlines():
+            with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
                 if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-    write_atomic(path, lambda file: file.write("".join(kept).encode()))
+                    kept.append(line + b"\n")
+    write_atomic(path, lambda file: file.write(b"".join(kept)))
 
 
 def _silent(arguments: argparse.Namespace) -> bool | None:

@@ -31,10 +31,15 @@ class Captures(Protocol):
     def sequences(self) -> np.ndarray: ...  # (n,) int
 
     @property
-    def times(self) -> np.ndarray: ...  # (n,) float, 0 to 1 within the sequence, NaN unknown
+    def times(self) -> np.ndarray: ...  # (n,) float, 0 to 1 within the whole film, NaN unknown
 
     @property
     def geometry(self) -> Mapping[str, np.ndarray]: ...  # smile.measurements -> (n,) float mm, NaN unknown
+
+    @property
+    def rest(
+        self,
+    ) -> Mapping[str, np.ndarray]: ...  # the same of the first frame of a film, NaN unknown or no film
 
     def gather(self, rows: np.ndarray, modalities: tuple[str, ...] | None = None) -> np.ndarray: ...
 

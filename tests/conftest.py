@@ -1,6 +1,8 @@
-"""Two small simulated hospitals, prepared once a session by the real command's code."""
+"""Two small simulated hospitals, prepared once a session by the real command's code; a disk that is full."""
 
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,23 @@ def prepared(
     for raw in hospitals:
         prepare(raw, folder / raw.name, views=small_config.views, frames=2, jobs=2, progress=False)
     return [folder / raw.name for raw in hospitals]
+
+
+@pytest.fixture
+def no_file_above() -> Callable[[int], AbstractContextManager[None]]:
+    """`with no_file_above(n)`: writing more than n bytes into a file fails, as on a full disk."""
+    resource = pytest.importorskip("resource")
+
+    @contextmanager
+    def limited(size: int) -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
 
 
 @pytest.fixture

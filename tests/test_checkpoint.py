@@ -1,10 +1,14 @@
 """Checkpoints: whole or absent, readable without pickle, damage is named."""
 
 import dataclasses
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from smile import checkpoint
 from smile.config import SmileConfig, TrainingConfig, ViewConfig
@@ -59,6 +63,47 @@ def test_missing_and_damaged_files_are_named(saved: Path, name: str) -> None:
         checkpoint.load(saved)
 
 
+def test_a_full_disk_is_an_error_of_the_system_that_names_the_file(
+    tmp_path: Path, no_file_above: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    arrays = get_arrays(build_model(CONFIG))
+    with no_file_above(10_000), pytest.raises(OSError, match="large") as caught:
+        checkpoint.save(tmp_path / "round-0001", arrays, CONFIG, {})
+    assert str(caught.value.filename).endswith("model.safetensors") and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["[]", '{"a": 3}', '"x"', '{"model": {"colour": 1}}', "[" * 100_000])
+def test_settings_that_are_none_are_one_sentence(saved: Path, text: str) -> None:
+    (saved / "config.json").write_text(text)
+    with pytest.raises(ValueError, match="round-0003 is damaged"):
+        checkpoint.load(saved)
+
+
+def test_facts_that_are_none_are_one_sentence(saved: Path) -> None:
+    (saved / "meta.json").write_text("[]")
+    with pytest.raises(ValueError, match="round-0003 is damaged"):
+        checkpoint.load(saved)
+
+
+def test_what_an_older_version_did_not_write_is_the_default(saved: Path) -> None:
+    settings = json.loads((saved / "config.json").read_text())
+    del settings["objective"]["pairs"], settings["training"]["ema"], settings["federation"]
+    (saved / "config.json").write_text(json.dumps(settings))
+    assert checkpoint.load(saved)[1] == CONFIG
+
+
+def test_arrays_taken_from_a_model_do_not_change_with_it() -> None:
+    model = build_model(CONFIG)
+    arrays = get_arrays(model)
+    kept = {name: array.copy() for name, array in arrays.items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    assert all(np.array_equal(arrays[name], kept[name]) for name in kept)
+
+
 def test_the_newest_round_is_found(saved: Path) -> None:
+    for other in ("round-0099.bak", "round-9x", ".round-0050.part"):
+        saved.with_name(other).mkdir()
     checkpoint.save(saved.with_name("round-0012"), get_arrays(build_model(CONFIG)), CONFIG, {"round": 12})
     assert checkpoint.latest(saved.parent).name == "round-0012"

@@ -94,6 +94,9 @@ def test_training_anew_in_each_fold_sees_no_test_person(
         (["--protocol", "bu3dfe-subset1"], "level of its expressions"),
         (["--protocol", "bp4d-au", "--shots", "2"], "leave --shots"),
         (["--seeds", "0"], "give 1 or more"),
+        (["--device", "abacus"], "--device abacus"),
+        (["--device", "meta"], "--device meta"),
+        (["--out", "."], "--out . is a folder"),
     ],
 )
 def test_what_is_missing_is_one_sentence(
@@ -108,11 +111,36 @@ def test_other_views_and_no_checkpoint_are_named(
     prepared: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", str(prepared[0]), str(tmp_path)]) == 2
-    assert "holds no checkpoint" in capsys.readouterr().err
+    assert "give the folder of a run or of a finished round" in capsys.readouterr().err
     config = SmileConfig(views=ViewConfig(size=16))
     save(tmp_path / "round-0001", get_arrays(build_model(config)), config, {})
     assert main(["evaluate", str(prepared[0]), str(tmp_path)]) == 2
     assert "prepare" in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_is_said_before_the_work_and_else_printed(
+    prepared: list[Path],
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "file").write_text("")
+    with monkeypatch.context() as patch:
+        patch.setattr("smile.evaluate_command._measure", pytest.fail)
+        words = ["evaluate", str(prepared[0]), str(run), "--out"]
+        assert main([*words, str(tmp_path / "file" / "report.json")]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and str(tmp_path / "file") in said.err and said.err.count("\n") == 1
+    assert main([*words, str(tmp_path / "new" / "report.json")]) == 0
+    assert json.loads((tmp_path / "new" / "report.json").read_text())["protocol"] == "holdout"
+
+    def full(path: Path, report: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("smile.evaluate_command.write_json", full)
+    assert main([*words, str(tmp_path / "report.json")]) == 2
+    assert "linear probe" in capsys.readouterr().out.rpartition("linear probe")[1]
 
 
 def test_figures_of_several_questions_and_repeated_answers() -> None:

@@ -8,6 +8,8 @@ import random
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -126,20 +128,46 @@ def killed(words: list[str], place: str, call: int, delay: float) -> None:
     sys.exit(main(words))
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_killed_at_random_moments(site: Path, tmp_path: Path, whole: tuple) -> None:
-    """SIGKILL in a step, then in the writing of a state; the processes are forked from one that has torch in it already."""
-    out, rng, context = tmp_path / "run", random.Random(), multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.utils.tensorboard", "smile.training", __name__])
+    """SIGKILL in steps and in the writing of states. A fork has torch in it already; on one thread it needs no other."""
+    out, rng, context = tmp_path / "run", random.Random(), multiprocessing.get_context("fork")
     words = ["train", str(site), "--out", str(out), *OPTIONS, *SETTINGS]
-    for place, call, kept in (("update", EVERY + 1, 1), ("save_state", 1, 1)):
+    for place, call, kept in (
+        ("update", 1, 0),
+        ("save_state", 1, 0),
+        ("update", EVERY + 1, 1),
+        ("save_state", 1, 1),
+    ):
         delay = rng.uniform(0, 0.003)
         process = context.Process(target=killed, args=(words, place, call, delay))
         process.start()
         process.join(timeout=100)
+        if process.is_alive():
+            process.kill()
+            pytest.fail(f"{place} {delay}: it hangs")
         assert process.exitcode == -signal.SIGKILL, f"{place} {delay}"
         assert len(list((out / "state").glob("*.json"))) >= kept
     run(site, out)
     assert_equal(out, whole)
+
+
+@pytest.mark.parametrize("size", [30_000, 100_000])
+def test_a_full_disk_is_one_sentence_and_goes_on_alike(
+    site: Path,
+    tmp_path: Path,
+    whole: tuple,
+    size: int,
+    no_file_above: Callable[[int], AbstractContextManager[None]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with no_file_above(size):
+        assert main(["train", str(site), "--out", str(tmp_path / "run"), *OPTIONS, *SETTINGS]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "step-00000002.safetensors" in said and "large" in said
+    assert list((tmp_path / "run" / "state").iterdir()) == []
+    run(site, tmp_path / "run")
+    assert_equal(tmp_path / "run", whole)
 
 
 CONFIG = SmileConfig(views=VIEWS, training=TrainingConfig(batch_size=4, ema=0.5, precision="fp16"))

@@ -1,6 +1,7 @@
 """`smile train` as a user types it: what it makes, what it says, what it refuses."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from smile.__main__ import main
 from smile.checkpoint import latest, load
 from smile.config import ViewConfig
 from smile.protocol import METRICS
+from smile.site.disk import held
+from smile.train_command import LOCK
 from tests.random_site import write_random_site
 
 VIEWS = ViewConfig(yaws=(0.0,), size=16, modalities=("depth", "normals"))
@@ -120,10 +123,15 @@ def test_other_settings_or_another_site_do_not_go_on(
     done: Path, site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = refusal(capsys, str(site), "--out", str(done), *SHORT, "--set", "training.seed=3")
-    assert "training.seed = 0, not 3" in said
-    assert "deterministic" in refusal(capsys, str(site), "--out", str(done), *SHORT, "--deterministic")
+    assert "was begun with --set training.seed=0, not with --set training.seed=3:" in said
+    said = refusal(capsys, str(site), "--out", str(done), *SHORT, "--deterministic")
+    assert "was begun without --deterministic, not with --deterministic:" in said
+    said = refusal(capsys, str(site), "--out", str(done), *SHORT, "--steps", "8")
+    assert "was begun with --steps 4, not with --steps 8:" in said and "federation" not in said
+    said = refusal(capsys, str(site), "--out", str(done), *SHORT, "--save-every", "1")
+    assert "was begun with --save-every 2, not with --save-every 1:" in said
     other = write_random_site(tmp_path / "site", VIEWS, people=6)
-    assert "the site" in refusal(capsys, str(other), "--out", str(done), *SHORT)
+    assert "another site" in refusal(capsys, str(other), "--out", str(done), *SHORT)
 
 
 def test_folders_that_are_not_what_they_should_be(
@@ -137,7 +145,67 @@ def test_folders_that_are_not_what_they_should_be(
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "run.json").write_text("{")
     assert "cannot be read" in refusal(capsys, str(site), "--out", str(tmp_path / "odd"))
-    assert (tmp_path / "letters" / "mine.txt").read_text() == "dear"
+    assert [path.name for path in (tmp_path / "letters").iterdir()] == ["mine.txt"]
+    (tmp_path / "odd" / "run.json").write_text('{"theirs": 1}')
+    assert "cannot be read" in refusal(capsys, str(site), "--out", str(tmp_path / "odd"))
+
+
+def test_a_first_try_that_fails_claims_nothing(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (str(site), "--out", str(tmp_path / "run"), *SHORT)
+    assert "model.tower" in refusal(capsys, *words, "--set", "model.tower=babel")
+    assert (tmp_path / "run" / "run.json").exists()
+    assert main(["train", *words]) == 0
+    assert "--set model.tower" in refusal(capsys, *words, "--set", "model.tower=babel")
+
+
+def test_one_process_works_on_a_run(site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    with held(run / LOCK, "smile train"):
+        said = refusal(capsys, str(site), "--out", str(run), *SHORT)
+    assert f"another `smile train` is at work on {run}" in said
+    assert [path.name for path in run.iterdir()] == [LOCK]
+    assert main(["train", str(site), "--out", str(run), *SHORT, "--quiet"]) == 0
+
+
+def test_what_was_damaged_by_hand_is_made_again(
+    site: Path, done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(done, tmp_path / "run"))
+    words = ["train", str(site), "--out", str(run), *SHORT]
+    model, log = (run / "round-0002" / "model.safetensors").read_bytes(), (run / "log.jsonl").read_bytes()
+    figures = json.loads((run / "result.json").read_text())["evaluation"]
+    shutil.rmtree(run / "round-0002")
+    assert main(words) == 0 and "round-0002 is gone" in capsys.readouterr().out
+    assert (run / "round-0002" / "model.safetensors").read_bytes() == model
+    for text in ("{", "[]", "{}", '{"evaluation": 3, "people_held_out": 2, "checkpoint": ""}'):
+        (run / "result.json").write_text(text)
+        with (run / "log.jsonl").open("ab") as file:
+            file.write(b'[1]\n{"step": null}\n\xff\n{"step": 2')
+        assert main(words) == 0 and "result.json is damaged" in capsys.readouterr().out
+        assert json.loads((run / "result.json").read_text())["evaluation"] == figures
+        assert (run / "log.jsonl").read_bytes() == log
+
+
+def test_what_would_teach_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = write_random_site(tmp_path / "site", VIEWS, frames=1, labelled=False)
+    words = (str(site), "--out", str(tmp_path / "run"), *SHORT)
+    said = refusal(capsys, *words)
+    assert "has no label" in said and "geometry, pseudo or none" in said
+    for name in ("order", "intensity"):
+        more = ("--set", "objective.prompt-source=none", "--set", f"objective.{name}=0.1")
+        assert f"objective.{name} = 0.1 needs two frames" in refusal(capsys, *words, *more)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_person_alone_is_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = write_random_site(tmp_path / "site", VIEWS, people=1)
+    assert (
+        main(["train", str(site), "--out", str(tmp_path / "run"), *SHORT, "--set", "objective.order=0.1"])
+        == 0
+    )
+    assert "nobody is held out" in capsys.readouterr().out
 
 
 def test_too_few_people_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

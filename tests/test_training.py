@@ -34,6 +34,7 @@ class Bars:
         self.sequences = np.arange(n)
         self.times = np.zeros(n)
         self.geometry: dict[str, np.ndarray] = {}
+        self.rest: dict[str, np.ndarray] = {}
         self.views = np.full((n, 3, 7, 16, 16), 60, np.uint8)
         for i in range(n):
             self.views[i, :, :, 4 * (i % 4) : 4 * (i % 4) + 4] = 220

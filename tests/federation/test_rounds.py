@@ -11,6 +11,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 
 from client.app import app as client_app
+from client.privacy import OUTBOX_FIELDS
 from server.app import app as server_app
 from server.run_log import read
 from server.strategy import SmileStrategy
@@ -19,7 +20,7 @@ from simulations.grid import InProcessGrid
 from smile.checkpoint import latest, load
 from smile.config import SmileConfig, to_flat
 from smile.model import build_model
-from smile.protocol import METRICS, get_arrays
+from smile.protocol import METRICS, get_arrays, weights_hash
 from smile.site.store import Site
 from smile.split import held_out
 from smile.training import train
@@ -99,6 +100,40 @@ def test_the_site_writes_down_what_left_and_the_server_counts_the_same(
         assert [int(row["bytes"]) for row in rows] == [
             entry["sites"][place]["bytes_received"] for entry in log
         ]
+
+
+def test_an_outbox_of_another_release_is_moved_aside(tmp_path: Path, small_config: SmileConfig) -> None:
+    old = "time_utc,run,round,what_was_sent,arrays,bytes,loss\r\n2026-01-01 00:00:00,1,1,weights,2,3,4\r\n"
+    (tmp_path / "outbox.csv").write_text(old, newline="")
+    (tmp_path / "outbox-1.csv").write_text("older")
+    for _ in range(2):
+        ask({"site": str(tmp_path / "none"), "log": str(tmp_path)}, small_config)
+    assert sorted(path.name for path in tmp_path.glob("outbox*")) == [
+        "outbox-1.csv",
+        "outbox-2.csv",
+        "outbox.csv",
+    ]
+    assert (tmp_path / "outbox-2.csv").read_bytes().decode() == old
+    lines = list(csv.reader((tmp_path / "outbox.csv").read_text().splitlines()))
+    assert lines[0] == list(OUTBOX_FIELDS) and [len(line) for line in lines] == [len(OUTBOX_FIELDS)] * 3
+
+
+def test_sites_with_another_file_of_weights_are_left_out(
+    sites: list[Path], tmp_path: Path, small_config: SmileConfig
+) -> None:
+    file = tmp_path / "weights.pt"
+    file.write_bytes(b"theirs")
+    digest = weights_hash(str(file))
+    assert len(digest) == 64 and weights_hash("openai") == weights_hash("") == ""
+    changes = {"model.tower": "RN50", "model.pretrained": str(file), "weights": digest}
+    node = {"site": str(sites[0]), "pretrained": str(file), "log": str(tmp_path)}
+    file.write_bytes(b"ours")
+    assert ask(node, small_config, **changes).error.code == 103
+    assert "is not the file that the server has" in (tmp_path / "site.log").read_text()
+    file.unlink()
+    assert ask(node, small_config, **changes).error.code == 103
+    file.write_bytes(b"theirs")
+    assert ask(node, small_config, **changes).error.code != 103  # these are no weights, but the server's
 
 
 class Tampering(InProcessGrid):
@@ -191,7 +226,8 @@ def ask(site: dict, config: SmileConfig, **changes: object) -> Message:
     from smile.prompts import bank_hash
     from smile.protocol import source_fingerprint
 
-    request = {**to_flat(config), "source": source_fingerprint(), "prompts": bank_hash(), **changes}
+    same = {"source": source_fingerprint(), "prompts": bank_hash(), "weights": ""}
+    request = {**to_flat(config), **same, **changes}
     weights = ArrayRecord({name: Array(array) for name, array in get_arrays(build_model(config)).items()})
     (message,) = strategy.configure_train(1, weights, request, grid)  # type: ignore[arg-type]
     return grid.deliver(message)

@@ -130,8 +130,10 @@ def killed(words: list[str], place: str, call: int, delay: float) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_killed_at_random_moments(site: Path, tmp_path: Path, whole: tuple) -> None:
-    """SIGKILL in steps and in the writing of states. A fork has torch in it already; on one thread it needs no other."""
-    out, rng, context = tmp_path / "run", random.Random(), multiprocessing.get_context("fork")
+    """SIGKILL in steps and in the writing of states. Forked from a process that has imported torch and not used it: autograd's
+    threads do not outlive a fork."""
+    out, rng, context = tmp_path / "run", random.Random(), multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["smile.train_command", "smile.training", "open_clip", __name__])
     words = ["train", str(site), "--out", str(out), *OPTIONS, *SETTINGS]
     for place, call, kept in (
         ("update", 1, 0),

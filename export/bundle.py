@@ -115,12 +115,7 @@ def make_manifest(
 ) -> dict[str, Any]:
     """`manifest.json`: all that a device, or the person in front of it, must know of the engine."""
     views, model = config.views, config.model
-    names = {
-        "texture": ("red", "green", "blue"),
-        "depth": ("depth",),
-        "normals": ("normal x", "normal y", "normal z"),
-    }
-    channels = [name for m in CHANNELS if m in model.modalities for name in names[m]]
+    channels = sum(CHANNELS[m] for m in model.modalities)
     return {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -131,24 +126,10 @@ def make_manifest(
             "name": "views",
             "dtype": "float32",
             "range": [0, 255],
-            "shape": ["batch", len(views.yaws), len(channels), views.size, views.size],
+            "shape": ["batch", len(views.yaws), channels, views.size, views.size],
         },
         "output": {"name": "embedding", "dtype": "float32", "shape": ["batch", dim], "norm": 1},
-        "preprocessing": {
-            "yaws": list(views.yaws),
-            "size": views.size,
-            "radius": views.radius,
-            "modalities": [m for m in CHANNELS if m in model.modalities],
-            "motion": views.motion,
-            "magnify": views.magnify,
-            "channels": channels,
-            "stored": list(views.modalities),
-            "all_channels": dict(CHANNELS),
-            "background": 0,
-            "missing_view": "0 throughout",
-            "dtype": "uint8",
-            "normalisation": "inside the model",
-        },
+        "preprocessing": _preprocessing(config),
         "text": {
             "labels": list(prompts),
             "prompts": {name: list(group) for name, group in prompts.items()},
@@ -166,6 +147,32 @@ def make_manifest(
             "python": platform.python_version(),
             **{name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")},
         },
+    }
+
+
+def _preprocessing(config: SmileConfig) -> dict[str, Any]:
+    """How a scan becomes the engine's input."""
+    views, model = config.views, config.model
+    names = {
+        "texture": ("red", "green", "blue"),
+        "depth": ("depth",),
+        "normals": ("normal x", "normal y", "normal z"),
+    }
+    channels = [name for m in CHANNELS if m in model.modalities for name in names[m]]
+    return {
+        "yaws": list(views.yaws),
+        "size": views.size,
+        "radius": views.radius,
+        "modalities": [m for m in CHANNELS if m in model.modalities],
+        "motion": views.motion,
+        "magnify": views.magnify,
+        "channels": channels,
+        "stored": list(views.modalities),
+        "all_channels": dict(CHANNELS),
+        "background": 0,
+        "missing_view": "0 throughout",
+        "dtype": "uint8",
+        "normalisation": "inside the model",
     }
 
 

@@ -10,10 +10,10 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from .config import ObjectiveConfig
+from .ranks import of_all_ranks
 
 if TYPE_CHECKING:
     from .model import Encoding
@@ -287,7 +287,7 @@ def objective(
     micro-batches. Accumulating A batches of B averages A gradients of losses with B samples, less noisy, but with the
     bounds and the negatives of B (method.md, traps 5 and 6); it is not the gradient of a batch of A x B.
     """
-    encoding, targets = _of_all_ranks(encoding, targets)
+    encoding, targets = of_all_ranks(encoding, targets)
     z, fused, mask = encoding.views, encoding.fused, encoding.mask
     paired = targets.classes >= 0 if mask is None else (targets.classes >= 0) & mask.any(dim=1)
     zero = fused.sum() * 0
@@ -365,36 +365,3 @@ def _temporal(
         if weight:
             total = total + weight * loss(fused, targets.sequences, targets.times, heads[name])
     return total
-
-
-def _of_all_ranks(encoding: "Encoding", targets: Targets) -> tuple["Encoding", Targets]:
-    """The captures of all ranks, with gradients to each rank's own; as they are where there is one rank."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return encoding, targets
-    both: torch.Tensor = AllGather.apply(torch.cat([encoding.fused.unsqueeze(1), encoding.views], dim=1))
-    mask = encoding.mask
-    if mask is None:  # another rank may have one
-        mask = torch.ones_like(encoding.views[..., 0], dtype=torch.bool)
-    everyone: list[Any] = [None if x is None else _gather(x) for x in targets]
-    mask = _gather(mask.to(torch.uint8)).bool()
-    return encoding._replace(views=both[:, 1:], fused=both[:, 0], mask=mask), Targets(*everyone)
-
-
-def _gather(x: torch.Tensor) -> torch.Tensor:
-    found = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
-    dist.all_gather(found, x.contiguous())
-    return torch.cat(found)
-
-
-class AllGather(torch.autograd.Function):
-    """(B, ...) of each rank -> (ranks x B, ...), by rank; backwards each rank gets its rows of the gradients of all ranks, added."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return _gather(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total.chunk(dist.get_world_size())[dist.get_rank()]

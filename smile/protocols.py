@@ -7,13 +7,16 @@ figure. Folds follow from the sorted people and a seed, and their hash is printe
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from .config import TrainingConfig
 from .labels import EXPRESSIONS, MICRO
 from .split import held_out
+
+if TYPE_CHECKING:
+    from .training import Captures
 
 SIX = EXPRESSIONS[1:]  # without neutral
 UNITS = tuple(
@@ -84,22 +87,6 @@ PROTOCOLS = {
 }
 
 
-class Labelled(Protocol):
-    """What a protocol needs of a prepared site or of several."""
-
-    @property
-    def subjects(self) -> np.ndarray: ...  # (n,) str
-
-    @property
-    def labels(self) -> np.ndarray: ...  # (n,) str, "" where unlabelled
-
-    @property
-    def sequences(self) -> np.ndarray: ...  # (n,) int
-
-    @property
-    def measures(self) -> dict[str, np.ndarray]: ...  # name -> (n,) float, NaN where not coded
-
-
 class Task(NamedTuple):
     """The decisions of a study on a site."""
 
@@ -118,7 +105,7 @@ class Split(NamedTuple):
     test: np.ndarray
 
 
-def select(study: Study, site: Labelled, *, dataset: str = "") -> Task:
+def select(study: Study, site: "Captures", *, dataset: str = "") -> Task:
     """The decisions of a study. Raises ValueError, in one sentence, where the site lacks what the study needs."""
     rows = np.arange(len(site.labels))
     notes = []
@@ -147,7 +134,7 @@ def select(study: Study, site: Labelled, *, dataset: str = "") -> Task:
 
 
 def _named(
-    study: Study, site: Labelled, rows: np.ndarray, keys: np.ndarray
+    study: Study, site: "Captures", rows: np.ndarray, keys: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Rows with an expression of the study, its place in the classes that are there (n,) int, and these classes.
 
@@ -183,7 +170,7 @@ def _named(
 
 
 def _coded(
-    study: Study, site: Labelled, rows: np.ndarray, keys: np.ndarray
+    study: Study, site: "Captures", rows: np.ndarray, keys: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Rows with a code of any of the measures, (n, C) of 0, 1, NaN, and the measures that are there as 0 and as 1.
 

@@ -1,4 +1,4 @@
-"""The losses of related systems on the same pieces, each an option beside the objective; formulas: docs/method.md, section 6.
+"""The losses of related systems on the same pieces, each an option beside the objective; formulas: docs/method.md, section 7.
 
 B batch, N tokens (views), D joint embedding. Names and ideas are theirs; sums are means here, so that weights do not depend on the
 batch. `unit` rows throughout: their similarity is the cosine. Every loss: (encoding, targets, scale, heads) -> scalar.

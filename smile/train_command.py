@@ -7,6 +7,7 @@ round a line goes into log.jsonl and the state to the disk, from where the same 
 import argparse
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -97,9 +98,11 @@ def read_config(arguments: argparse.Namespace, site: "Site") -> SmileConfig:
     Raises ValueError for a setting that is unknown, malformed, or not one to choose here.
     """
     steps, every = arguments.steps, arguments.save_every
-    if every < 1 or steps < every or steps % every:
+    if min(steps, every) < 1:
+        raise ValueError(f"--steps {steps} --save-every {every}: give numbers from 1")
+    if steps % every:
         raise ValueError(
-            f"--steps {steps} --save-every {every}: give steps that are a multiple of it, from 1"
+            f"--steps {steps} is no multiple of --save-every {every}: add --save-every {math.gcd(steps, every)}, or give other steps"
         )
     flat = to_flat(SmileConfig(views=site.views, model=_seen_by_model(site)))
     flat |= {"training.local-steps": every, "federation.rounds": steps // every, "federation.min-sites": 1}

@@ -34,6 +34,9 @@ class Captures(Protocol):
     def times(self) -> np.ndarray: ...  # (n,) float, 0 to 1 within the whole film, NaN unknown
 
     @property
+    def measures(self) -> Mapping[str, np.ndarray]: ...  # name -> (n,) float, NaN where not coded
+
+    @property
     def geometry(self) -> Mapping[str, np.ndarray]: ...  # smile.measurements -> (n,) float mm, NaN unknown
 
     @property

@@ -100,8 +100,8 @@ def test_a_site_without_labels_is_trained_and_said_to_have_none(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--steps", "5", "--save-every", "2"], "multiple"),
-        (["--steps", "0"], "multiple"),
+        (["--steps", "6", "--save-every", "4"], "no multiple of --save-every 4: add --save-every 2"),
+        (["--steps", "0"], "numbers from 1"),
         (["--set", "training.sped=1"], "KEY=VALUE"),
         (["--set", "training.seed"], "KEY=VALUE"),
         (["--set", "training.seed=x"], "training.seed = 'x'"),

@@ -10,7 +10,7 @@ import dataclasses
 import errno
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,20 +79,26 @@ def prepare(
     plan = make_plan(listing, settings)
     if not plan.samples:
         raise ValueError(nothing_to_do(plan, raw))
+    with _full_disk_told(site), disk.locked(site):
+        _unfinish(site)
+        records, todo = _what_is_left(plan, site, renderer=None if renderer == "auto" else chosen)
+        _announce(plan, todo, say)
+        records |= _work(
+            todo,
+            records,
+            site,
+            settings,
+            jobs=cores() if jobs is None else jobs,
+            bar={"total": plan.samples, "disable": None if progress else True},
+        )
+        return _finish(plan, records, site, settings, say=say)
+
+
+@contextlib.contextmanager
+def _full_disk_told(site: Path) -> Iterator[None]:
+    """A full disk as one sentence for the user."""
     try:
-        with disk.locked(site):
-            _unfinish(site)
-            records, todo = _what_is_left(plan, site, renderer=None if renderer == "auto" else chosen)
-            _announce(plan, todo, say)
-            records |= _work(
-                todo,
-                records,
-                site,
-                settings,
-                jobs=cores() if jobs is None else jobs,
-                bar={"total": plan.samples, "disable": None if progress else True},
-            )
-            return _finish(plan, records, site, settings, say=say)
+        yield
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise

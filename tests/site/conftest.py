@@ -1,7 +1,9 @@
 """A folder of raw scans for the tests of a site: bare analytic faces in the layout of a scanner's export."""
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,6 +45,12 @@ def views() -> ViewConfig:
     return SMALL
 
 
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file of a site, by column."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def write_raw(
     folder: Path,
     subjects: tuple[str, ...] = ("P001", "P002"),
@@ -61,6 +69,16 @@ def write_raw(
 def make_raw(tmp_path: Path) -> Callable[..., Path]:
     """make_raw(subjects, words) -> tmp_path/raw with these faces."""
     return lambda *options: write_raw(tmp_path / "raw", *options)
+
+
+@pytest.fixture
+def run(tmp_path: Path, views: ViewConfig) -> Callable[..., dict[str, Any]]:
+    """run(raw, ...) prepares `tmp_path/site` in this process."""
+
+    def call(raw: Path, **options) -> dict[str, Any]:
+        return prepare(raw, tmp_path / "site", **{"views": views, "jobs": 0, "progress": False, **options})
+
+    return call
 
 
 @pytest.fixture(scope="session")

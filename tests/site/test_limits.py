@@ -1,6 +1,5 @@
 """Limits on quality: what breaks one, how it is said, and that a changed limit renders nothing."""
 
-import csv
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from smile.site.check import check, percentiles
 from smile.site.limits import LIMITS, broken, read_limits, worst
 from smile.site.prepare import prepare
 from smile.site.store import Site
+from tests.site.conftest import table
 
 
 def test_limits_of_a_command_line() -> None:
@@ -96,11 +96,6 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, float]]:
     monkeypatch.setattr(scans, "read", read)
     monkeypatch.setattr(geometry, "align", align)
     return found
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture

@@ -1,34 +1,16 @@
 """Names of people and files in what a prepared site says: written out safely, and only where they are wanted."""
 
-import csv
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from smile.config import ViewConfig
 from smile.scans import Options
-from smile.site.prepare import prepare
 from smile.site.store import Site
+from tests.site.conftest import table
 
 MakeRaw = Callable[..., Path]
-
-
-@pytest.fixture
-def run(tmp_path: Path, views: ViewConfig) -> Callable[..., dict[str, Any]]:
-    """run(raw, ...) prepares `tmp_path/site` in this process."""
-
-    def call(raw: Path, **options) -> dict[str, Any]:
-        return prepare(raw, tmp_path / "site", **{"views": views, "jobs": 0, "progress": False, **options})
-
-    return call
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_control_characters_in_names_are_written_out(make_raw: MakeRaw, run, tmp_path: Path) -> None:

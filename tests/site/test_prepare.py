@@ -1,13 +1,11 @@
 """Raw scans -> a prepared site: what is written, what a second run does, what is refused."""
 
-import csv
 import dataclasses
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,26 +14,11 @@ from smile import scans
 from smile.config import ViewConfig
 from smile.scans import Frame, Listing, Sequence
 from smile.site import disk, plan
-from smile.site.prepare import prepare
 from smile.site.store import Site
 from smile.views import RENDERERS
+from tests.site.conftest import table
 
 MakeRaw = Callable[..., Path]
-
-
-@pytest.fixture
-def run(tmp_path: Path, views: ViewConfig) -> Callable[..., dict[str, Any]]:
-    """run(raw, ...) prepares `tmp_path/site` in this process."""
-
-    def call(raw: Path, **options) -> dict[str, Any]:
-        return prepare(raw, tmp_path / "site", **{"views": views, "jobs": 0, "progress": False, **options})
-
-    return call
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def shards(site: Path) -> dict[str, int]:

@@ -57,13 +57,7 @@ def write_bundle(
     """
     _check_target(bundle)
     model, config, meta = checkpoints.load(checkpoint)
-    if prompts is None:
-        if meta.get("prompts", bank_hash()) != bank_hash():
-            raise ValueError(
-                f"{checkpoint} was trained with another prompt bank than this program holds: export it with version "
-                f"{meta.get('version')} of smile"
-            )
-        prompts = {name: prompts_for(config)[name] for name in EXPRESSIONS}
+    prompts = _own_prompts(checkpoint, config, meta) if prompts is None else prompts
     views = parity.with_gap(site_views(sample, config) if sample else parity.pseudo_views(config))
     text, scale = class_embeddings(prompt_embeddings(config.model, prompts)), float(model.scale().detach())
     manifest = make_manifest(
@@ -101,6 +95,16 @@ def write_bundle(
         _self_test(draft, bundle)
         _publish(draft, bundle, aside=Path(scratch) / "old")
     return report
+
+
+def _own_prompts(checkpoint: Path, config: SmileConfig, meta: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The sentences of the seven expressions that the model was trained with. Raises ValueError where these are gone."""
+    if meta.get("prompts", bank_hash()) != bank_hash():
+        raise ValueError(
+            f"{checkpoint} was trained with another prompt bank than this program holds: export it with version "
+            f"{meta.get('version')} of smile"
+        )
+    return {name: prompts_for(config)[name] for name in EXPRESSIONS}
 
 
 def make_manifest(

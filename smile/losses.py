@@ -17,6 +17,7 @@ from .ranks import of_all_ranks
 
 if TYPE_CHECKING:
     from .model import Encoding
+    from .moments import Shared, Whole
 
 EPSILON = 1e-5
 _Args = ParamSpec("_Args")
@@ -95,32 +96,57 @@ def decorrelation(
     off_diagonal: float,
     mask: torch.Tensor | None = None,
     partner: torch.Tensor | None = None,
+    shared: "Whole | None" = None,
 ) -> torch.Tensor:
     """Multi-view decorrelation: the Barlow Twins loss averaged over all view pairs u < v.
 
     z: (B, V, D); mask: (B, V) bool. A pair counts only the samples that have both views, and only where there are two of
     them. partner: (B,) int, the capture that gives the second picture (`partners`); None: the same. A single view pairs
-    with that of the partner. Returns a scalar, 0 where no pair can be formed. Bounds: method.md, trap 5.
+    with that of the partner. shared: the correlations are those of all sites, and one capture is enough.
+    Returns a scalar, 0 where no pair can be formed. Bounds: method.md, trap 5.
     """
     batch, views, _ = z.shape
     if mask is not None:
         z = torch.where(mask.unsqueeze(-1), z, 0)
+    if shared is not None:
+        found = shared.correlations(*pictures(z, mask=mask, partner=partner))
+        return _mean(_barlow(*found, off_diagonal), shared.both >= 2)
     if batch < 2 or (views < 2 and partner is None):
         return z.sum() * 0
-    first, second = torch.triu_indices(views, views, min(1, views - 1), device=z.device)
-    other = z if partner is None else z[partner]
     if mask is None and views > 1:
+        other = z if partner is None else z[partner]
         a = standardise(z)
         b = a if partner is None else standardise(other)
+        first, second = _pairs(z)
         return _barlow(*correlations(a, b, first, second, batch), off_diagonal).mean()
+    a, b, both = pictures(z, mask=mask, partner=partner)
+    each, count = torch.arange(both.shape[1], device=z.device), both.sum(dim=0)
+    a, b = standardise(a, both), standardise(b, both)
+    return _mean(_barlow(*correlations(a, b, each, each, count.clamp(min=1)), off_diagonal), count >= 2)
+
+
+def pictures(
+    z: torch.Tensor, *, mask: torch.Tensor | None, partner: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The P pairs of pictures that the decorrelation compares: a and b (B, P, D), and (B, P) bool, where both are there.
+
+    z: (B, V, D); mask and partner as there. The views u < v in the order of `torch.triu_indices`, b of the partner; of a
+    single view the one pair is with another capture's.
+    """
+    first, second = _pairs(z)
+    other = z if partner is None else z[partner]
     seen = torch.ones_like(z[..., 0], dtype=torch.bool) if mask is None else mask
     both = seen[:, first] & (seen if partner is None else seen[partner])[:, second]
-    if views == 1 and partner is not None:
-        both = both & (partner != torch.arange(batch, device=z.device)).unsqueeze(1)
-    a, b = standardise(z[:, first], both), standardise(other[:, second], both)
-    each, count = torch.arange(len(first), device=z.device), both.sum(dim=0)
-    losses = _barlow(*correlations(a, b, each, each, count.clamp(min=1)), off_diagonal)
-    return _mean(losses, count >= 2)
+    if z.shape[1] == 1:
+        rows = torch.arange(len(z), device=z.device)
+        both = both & (rows != (rows if partner is None else partner)).unsqueeze(1)
+    return z[:, first], other[:, second], both
+
+
+def _pairs(z: torch.Tensor) -> torch.Tensor:
+    """(B, V, D) -> (2, P) int64: the views u < v, or (0, 0) of a single one."""
+    views = z.shape[1]
+    return torch.triu_indices(views, views, min(1, views - 1), device=z.device)
 
 
 def _barlow(squares: torch.Tensor, diagonal: torch.Tensor, off_diagonal: float) -> torch.Tensor:
@@ -224,20 +250,34 @@ def _mean(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 @full_precision
 def redundancy(
-    a: torch.Tensor, text: torch.Tensor, *, reading: str, rows: torch.Tensor | None = None
+    a: torch.Tensor,
+    text: torch.Tensor,
+    *,
+    reading: str,
+    rows: torch.Tensor | None = None,
+    shared: "Whole | None" = None,
 ) -> torch.Tensor:
     """Cross-modal redundancy: mean squared correlation of image features with *other* text features.
 
     a, text: (B, D); reading: `off-diagonal`, or `full` that also punishes the diagonal; rows: (B,) bool, what counts.
+    shared: the correlations are those of all sites.
     """
     rows = torch.ones_like(a[:, 0], dtype=torch.bool) if rows is None else rows
-    count, zero = rows.sum().clamp(min=1), torch.zeros(1, dtype=torch.long, device=a.device)
-    a, text = (standardise(x.unsqueeze(1), rows.unsqueeze(1)) for x in (a, text))
-    squares, diagonal = correlations(a, text, zero, zero, count)
-    dim = a.shape[-1]
+    a, text, there, dim = a.unsqueeze(1), text.unsqueeze(1), rows.unsqueeze(1), a.shape[-1]
+    if shared is None:
+        count, zero = rows.sum().clamp(min=1), torch.zeros(1, dtype=torch.long, device=a.device)
+        squares, diagonal = correlations(standardise(a, there), standardise(text, there), zero, zero, count)
+    else:
+        squares, diagonal = shared.correlations(a, text, there)
     if reading == "full":
         return squares[0] / dim**2
     return (squares[0] - diagonal.square().sum()) / max(1, dim * (dim - 1))
+
+
+def with_sentence(encoding: "Encoding", targets: Targets) -> torch.Tensor:
+    """(B,) bool: the captures that have a picture and a sentence."""
+    told = targets.classes >= 0
+    return told if encoding.mask is None else told & encoding.mask.any(dim=1)
 
 
 def varies(text: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -272,12 +312,16 @@ def objective(
     scale: torch.Tensor,
     config: ObjectiveConfig,
     heads: nn.ModuleDict | None = None,
+    shared: "Shared | None" = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The weighted sum and its named, detached parts.
 
     Parts, unweighted unless said: loss, decorrelation, alignment (excess over its floor), redundancy, redundancy_skipped (1 where the
     sentences of the batch do not vary), temporal (weighted order + intensity), sibling, critic. heads: what a sibling or
     temporal loss trains, `smile.siblings.build_heads`.
+
+    shared: decorrelation and redundancy are then those of the captures of all sites, and so are these two figures; the
+    gradient is that of the batch's part in them, which is additive over batches and over sites (`smile.moments`).
 
     Several GPUs: where torch.distributed is initialised, the captures of all ranks are one batch, and every rank returns the loss of the
     whole. The mean over ranks of the gradients, which DistributedDataParallel takes, is the gradient of that loss (divide
@@ -289,14 +333,15 @@ def objective(
     """
     encoding, targets = of_all_ranks(encoding, targets)
     z, fused, mask = encoding.views, encoding.fused, encoding.mask
-    paired = targets.classes >= 0 if mask is None else (targets.classes >= 0) & mask.any(dim=1)
+    paired, partner = with_sentence(encoding, targets), partners(config.pairs, targets)
+    whole = (None, None) if shared is None else (shared.views, shared.text)
     zero = fused.sum() * 0
-    mv = decorrelation(
-        z, off_diagonal=config.off_diagonal, mask=mask, partner=partners(config.pairs, targets)
-    )
+    mv = decorrelation(z, off_diagonal=config.off_diagonal, mask=mask, partner=partner, shared=whole[0])
     vl, floor = _alignments(encoding, targets, scale, config, heads)
-    told = varies(targets.text, paired)
-    cm = torch.where(told, redundancy(fused, targets.text, reading=config.redundancy_reading, rows=paired), 0)
+    told = varies(targets.text, paired) if shared is None else shared.told
+    reading = config.redundancy_reading
+    cm = redundancy(fused, targets.text, reading=reading, rows=paired, shared=whole[1])
+    cm = torch.where(told, cm, 0)
     temporal = _temporal(fused, targets, config, heads) + zero
     sibling = told_apart = zero
     if config.sibling != "none":

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from .losses import objective
 from .model import Encoding, SmileModel
 from .sentences import sentence_source
 from .state import State
+
+if TYPE_CHECKING:
+    from .moments import Shared
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -56,13 +59,15 @@ def train(
     first_step: int = 0,
     device: str = "cpu",
     state: State | None = None,
+    shared: "Shared | None" = None,
     watch: Callable[[int, dict[str, float]], None] = lambda step, parts: None,
 ) -> dict[str, float]:
     """Train in place for `training.local_steps` steps, one round, and return the mean of each loss part.
 
     rows: (m,) int, the captures to train on. first_step: global step of the study (round x local steps), which
     sets the learning rate and every random draw, so that a round can be repeated exactly. state: of the rounds before, where one
-    machine trains alone; without it the optimiser starts anew and the averaged weights end in the model. watch: see each step.
+    machine trains alone; without it the optimiser starts anew and the averaged weights end in the model. shared: the moments of all
+    sites, `smile.moments`. watch: see each step.
     Raises ValueError when there are fewer than two captures or the loss is no longer finite.
     """
     settings, total = config.training, config.federation.rounds * config.training.local_steps
@@ -71,7 +76,7 @@ def train(
             f"{len(rows)} captures to train on: a site needs two or more outside the held-out subjects"
         )
     kind, alone = torch.device(device).type, state is not None
-    state = state or State(model, settings, device=device)
+    state = state or State(model, settings, device=device, proximal=config.federation.proximal)
     source = sentence_source(captures, config, rows, model=model)
     make = Batches(captures, source, config, rows=rows, device=device)
     last_step, sums = first_step + settings.local_steps, dict[str, float]()
@@ -91,7 +96,7 @@ def train(
                 with torch.autocast(kind, PRECISIONS[settings.precision], settings.precision != "fp32"):
                     encoding = model(batch.views, batch.mask)
                 loss, parts = objective(
-                    _full(encoding), batch.targets, model.scale(), config.objective, model.heads
+                    _full(encoding), batch.targets, model.scale(), config.objective, model.heads, shared
                 )
                 state.scaler.scale(loss / settings.accumulate).backward()
                 found.append(parts)

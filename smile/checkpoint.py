@@ -5,12 +5,14 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .config import SmileConfig, from_json, to_json
+from .site.disk import sync_folder
 
 if TYPE_CHECKING:
     from .model import SmileModel
@@ -33,14 +35,25 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
         raise OSError(number, os.strerror(number) if found else str(error), str(path)) from None
 
 
-def save(folder: Path, arrays: dict[str, np.ndarray], config: SmileConfig, meta: dict[str, Any]) -> None:
-    """Write a checkpoint folder so that it is either whole or absent, even if the machine stops half-way."""
+def save(
+    folder: Path,
+    arrays: dict[str, np.ndarray],
+    config: SmileConfig,
+    meta: dict[str, Any],
+    *,
+    extra: Mapping[str, dict[str, np.ndarray]] | None = None,
+) -> None:
+    """Write a checkpoint folder so that it is either whole or absent, even if the machine stops half-way.
+
+    extra: file name -> arrays, further `.safetensors` that belong to it.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     try:
-        write_arrays(draft / "model.safetensors", arrays)
+        for name, kept in {"model.safetensors": arrays, **(extra or {})}.items():
+            write_arrays(draft / name, kept)
         (draft / "config.json").write_text(to_json(config))
         (draft / "meta.json").write_text(json.dumps(meta, indent=2))
         for path in draft.iterdir():
@@ -51,15 +64,24 @@ def save(folder: Path, arrays: dict[str, np.ndarray], config: SmileConfig, meta:
         raise
     shutil.rmtree(folder, ignore_errors=True)
     draft.replace(folder)
+    sync_folder(folder.parent)
 
 
 def load(folder: Path) -> tuple["SmileModel", SmileConfig, dict[str, Any]]:
     """Checkpoint folder -> model on the CPU, settings, meta. Raises ValueError naming what is wrong."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     from .model import build_model
     from .protocol import load_arrays
+
+    arrays, config, meta = read(folder)
+    model = build_model(config)
+    load_arrays(model, arrays)
+    return model.eval(), config, meta
+
+
+def read(folder: Path) -> tuple[dict[str, np.ndarray], SmileConfig, dict[str, Any]]:
+    """Checkpoint folder -> arrays by name, settings, meta. Raises ValueError naming what is wrong."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
 
     for name in ("model.safetensors", "config.json", "meta.json"):
         if not (folder / name).is_file():
@@ -76,9 +98,7 @@ def load(folder: Path) -> tuple["SmileModel", SmileConfig, dict[str, Any]]:
         raise ValueError(
             f"{folder} is damaged, or of another version ({error}): copy the checkpoint again"
         ) from None
-    model = build_model(config)
-    load_arrays(model, arrays)
-    return model.eval(), config, meta
+    return arrays, config, meta
 
 
 def latest(output: Path) -> Path:

@@ -14,6 +14,8 @@ MOTIONS = ("frames", "difference", "dynamic")
 FUSIONS = ("attention", "mean", "text")
 STREAMS = ("together", "apart")
 TUNINGS = ("full", "lora", "adapter", "prompt")
+AVERAGES = ("mean", "ldawa", "trimmed-mean", "median", "multi-krum")
+SERVER_OPTIMISERS = ("none", "momentum", "adam", "yogi")
 PROMPT_SOURCES = ("label", "pseudo", "geometry", "none")
 PAIRS = ("views", "frames", "sentences")
 SIBLINGS = ("none", "affectvlm", "multiviewvlm", "facet", "conclugen")
@@ -180,12 +182,33 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class FederationConfig:
-    """The rounds, as the coordinator sees them."""
+    """The rounds, as the coordinator sees them: who takes part, what is shared, how it is averaged, what is sent."""
 
     rounds: int = 10
-    min_sites: int = 2  # a round waits for this many and fails without them
-    round_timeout: float = 3600.0  # seconds
+    min_sites: int = 2  # quorum: a round waits for this many, and averages no fewer good replies
+    round_timeout: float = 3600.0  # deadline of a round, seconds
     output: str = ""  # folder of the coordinator for checkpoints and log.jsonl; empty: ./runs/<run id>
+    resume: str = ""  # such a folder, of a run that was cut off: go on with it
+    sites: str = ""  # registered names that take part, `a,b,c`; empty: every site that is connected
+    fraction: float = 1.0  # share of the sites that is asked in a round, drawn anew each time
+    personal: str = (
+        ""  # arrays that stay at the site: norms | fusion | projector | patterns like `tower.*`; `a,b`
+    )
+    average: str = "mean"  # mean | ldawa | trimmed-mean | median | multi-krum
+    trim: float = 0.2  # share of the sites that trimmed-mean and multi-krum take for faulty
+    server_optimiser: str = "none"  # none | momentum | adam | yogi: what is done with the mean update
+    server_rate: float = 1.0
+    swa: int = 0  # round from which the mean of all rounds is kept and published; 0: off
+    proximal: float = 0.0  # mu of FedProx
+    blend: float = 0.0  # tau of FedEMA: how much of its own model a site keeps; 0: none
+    optimiser: str = "fresh"  # fresh | kept: moments of AdamW between rounds, kept on the site's disk
+    statistics: str = "local"  # local | shared: moments behind decorrelation and redundancy
+    min_cohort: int = 5  # people below whom a site sends no moments
+    noise: float = 0.0  # deviation of Gaussian noise on the moments, relative to their root mean square
+    bits: int = 32  # 32 | 16 | 8 | 4: of each number of an update
+    top_k: float = 1.0  # share of an update's entries that is sent, the largest
+    norm_limit: float = 10.0  # an update longer than so many times the median of the rounds before is refused
+    weight_cap: float = 1.0  # largest share of one site in the mean
 
     def __post_init__(self) -> None:
         _require(self.rounds >= 1, f"federation.rounds = {self.rounds}: give 1 or more")
@@ -193,6 +216,24 @@ class FederationConfig:
         _require(
             self.round_timeout > 0, f"federation.round-timeout = {self.round_timeout}: give seconds above 0"
         )
+        _choose("federation.average", self.average, AVERAGES)
+        _choose("federation.server-optimiser", self.server_optimiser, SERVER_OPTIMISERS)
+        _choose("federation.optimiser", self.optimiser, ("fresh", "kept"))
+        _choose("federation.statistics", self.statistics, ("local", "shared"))
+        _require(self.bits in (32, 16, 8, 4), f"federation.bits = {self.bits}: give 32, 16, 8 or 4")
+        for name, value in (
+            ("fraction", self.fraction),
+            ("top-k", self.top_k),
+            ("weight-cap", self.weight_cap),
+        ):
+            _require(0 < value <= 1, f"federation.{name} = {value}: give more than 0, up to 1")
+        for name, value in (("proximal", self.proximal), ("blend", self.blend), ("noise", self.noise)):
+            _require(value >= 0, f"federation.{name} = {value}: give 0 (off) or more")
+        _require(0 <= self.trim < 0.5, f"federation.trim = {self.trim}: give 0 to below 0.5")
+        _require(self.server_rate > 0, f"federation.server-rate = {self.server_rate}: give more than 0")
+        _require(self.swa >= 0, f"federation.swa = {self.swa}: give a round, or 0 (off)")
+        _require(self.min_cohort >= 1, f"federation.min-cohort = {self.min_cohort}: give 1 or more")
+        _require(self.norm_limit > 1, f"federation.norm-limit = {self.norm_limit}: give more than 1")
 
 
 @dataclass(frozen=True)

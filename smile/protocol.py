@@ -34,7 +34,11 @@ ERRORS = {
     104: "the site's data cannot be trained on (too few captures, or the loss is not finite)",
     106: "the site does not allow the study's pretrained weights (node config `pretrained`)",
     105: "the site failed for a reason that only its own log tells",
+    107: "the site no longer has the model of the round before",
+    108: "the site cannot keep what the study wants kept (node config `state`)",
+    109: "the site has fewer people than the study's smallest cohort",
 }
+NO_BASE = 107  # the server then sends the whole model
 
 
 def get_arrays(model: "SmileModel") -> dict[str, np.ndarray]:

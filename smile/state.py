@@ -28,7 +28,10 @@ class State:
     Random numbers and the place in the data are no part of it: both follow from the seed and the step alone.
     """
 
-    def __init__(self, model: SmileModel, settings: TrainingConfig, *, device: str = "cpu") -> None:
+    def __init__(
+        self, model: SmileModel, settings: TrainingConfig, *, device: str = "cpu", proximal: float = 0.0
+    ) -> None:
+        """proximal: mu of FedProx (Li et al. 2020), whose term mu/2 |w - w_0|^2 pulls towards the weights of this moment."""
         self.model, self.settings, self.step = model.to(device), settings, 0
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.names, self.trained = list(trained), list(trained.values())
@@ -37,12 +40,17 @@ class State:
         )
         self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=settings.precision == "fp16")
         self.average = [p.detach().clone() for p in self.trained] if settings.ema else []
+        self.proximal = proximal
+        self.anchor = [p.detach().clone() for p in self.trained] if proximal else []
 
     def update(self, rate: float) -> torch.Tensor:
         """One step along the gradients that are there, clipped; returns their norm before clipping, a scalar tensor."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.scaler.unscale_(self.optimiser)
+        for parameter, start in zip(self.trained, self.anchor, strict=bool(self.anchor)):
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach() - start, alpha=self.proximal)
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.settings.clip)
         self.scaler.step(self.optimiser)
         self.scaler.update()
@@ -65,28 +73,37 @@ class State:
         frozen = {name for name, p in self.model.named_parameters() if not p.requires_grad}
         kept = {f"model.{n}": t for n, t in self.model.state_dict().items() if n not in frozen}
         kept |= {f"average.{n}": t for n, t in zip(self.names, self.average, strict=bool(self.average))}
-        for index, moments in self.optimiser.state_dict()["state"].items():
-            kept |= {f"optimiser.{index}.{key}": tensor for key, tensor in moments.items()}
-        return {name: tensor.detach() for name, tensor in kept.items()}
+        return {name: tensor.detach() for name, tensor in (kept | self.moments()).items()}
+
+    def moments(self) -> dict[str, torch.Tensor]:
+        """What AdamW remembers, `optimiser.INDEX.KEY`."""
+        state = self.optimiser.state_dict()["state"]
+        return {f"optimiser.{i}.{key}": tensor for i, kept in state.items() for key, tensor in kept.items()}
+
+    def restore_moments(self, tensors: dict[str, torch.Tensor]) -> None:
+        """What `moments` gave, back in its place; other names are passed over. Raises ValueError where they do not fit."""
+        found: dict[int, dict[str, torch.Tensor]] = {}
+        for name in [name for name in tensors if name.startswith("optimiser.")]:
+            _, index, key = name.split(".")
+            found.setdefault(int(index), {})[key] = tensors[name]
+        if any(i >= len(self.trained) for i in found):
+            raise ValueError("the optimiser's moments do not fit the model")
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": found, "param_groups": groups})
 
     def restore(self, tensors: dict[str, torch.Tensor], *, step: int, scaler: dict[str, Any]) -> None:
         """What `tensors` gave, back in its place. Raises ValueError, before anything is changed, where names do not fit."""
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name in [name for name in tensors if name.startswith("optimiser.")]:
-            _, index, key = name.split(".")
-            moments.setdefault(int(index), {})[key] = tensors[name]
         places = {name: t for name, t in self.tensors().items() if not name.startswith("optimiser.")}
         found = {name for name in tensors if not name.startswith("optimiser.")}
         odd = sorted(places.keys() ^ found) + [
             n for n in found & places.keys() if places[n].shape != tensors[n].shape
         ]
-        if odd or len(moments) > len(self.trained):
-            raise ValueError(f"{odd[0] if odd else 'the optimiser'!r} does not fit the model")
+        if odd:
+            raise ValueError(f"{odd[0]!r} does not fit the model")
+        self.restore_moments(tensors)
         with torch.no_grad():
             for name, place in places.items():
                 place.copy_(tensors[name])
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
         if scaler:
             self.scaler.load_state_dict(scaler)
         self.step = step

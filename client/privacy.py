@@ -35,14 +35,14 @@ class Outbox:
         config: Mapping[str, object] = message.content.config_records.get("config") or {}
         self.round = config.get("server-round", 0)
 
-    def send(self, arrays: dict[str, np.ndarray], metrics: dict[str, float]) -> Message:
-        """Model weights under exactly the names that came in, and the figures of `smile.protocol.METRICS`.
+    def send(self, arrays: dict[str, np.ndarray], metrics: dict[str, float], shared: list[str]) -> Message:
+        """Weights, or a packed difference of them, under the names `shared` and no others, and the figures of `METRICS`.
 
         Raises RuntimeError for anything else, and OSError when it cannot be written down: what the hospital
         cannot read afterwards does not leave.
         """
-        if set(arrays) != set(self.message.content.array_records["arrays"]):
-            raise RuntimeError("a site may only return the arrays that it was sent")
+        if {name.partition(":")[0] for name in arrays} != set(shared):
+            raise RuntimeError("a site may only return the arrays that the study shares")
         if set(metrics) != set(METRICS):
             raise RuntimeError(f"figures {sorted(metrics)} are not the agreed {METRICS}")
         figures = {name: float(metrics[name]) for name in METRICS}
@@ -55,6 +55,15 @@ class Outbox:
         size = sum(array.nbytes for array in arrays.values())
         self._write("model weights and figures", len(arrays), size, figures)
         return Message(content, reply_to=self.message)
+
+    def send_moments(self, arrays: dict[str, np.ndarray], *, people: int) -> Message:
+        """Sums over this site's embeddings (`smile.moments`), of no fewer people than the study's smallest cohort."""
+        if not all(name.startswith("moments.") for name in arrays):
+            raise RuntimeError("only moments may be returned here")
+        size = sum(array.nbytes for array in arrays.values())
+        self._write(f"moments of the embeddings of {people} people", len(arrays), size, {})
+        record = ArrayRecord({name: Array(array) for name, array in arrays.items()})
+        return Message(RecordDict({"moments": record}), reply_to=self.message)
 
     def refuse(self, code: int, detail: str) -> Message:
         """An error code and its fixed sentence cross; `detail` stays in the building. Never raises: Flower would

@@ -17,6 +17,7 @@ class SiteSettings:
     folder: Path  # a prepared site
     device: str  # cpu, cuda, cuda:1 ...
     pretrained: str  # the open_clip tag or weights file that this site allows a study to load; empty: none
+    state: Path  # folder for what a study lets the site keep between rounds
 
 
 def log_folder(node_config: Mapping[str, Any]) -> Path | None:
@@ -55,4 +56,6 @@ def site_settings(node_config: Mapping[str, Any]) -> SiteSettings:
         raise ValueError(
             "the SuperNode was started without a site: add --node-config 'site=\"/path/of/prepared/site\"'"
         )
-    return SiteSettings(folder, str(node_config.get("device", "cpu")), str(node_config.get("pretrained", "")))
+    device, pretrained = str(node_config.get("device", "cpu")), str(node_config.get("pretrained", ""))
+    state = Path(str(node_config.get("state") or node_config.get("log") or folder))
+    return SiteSettings(folder, device, pretrained, state)

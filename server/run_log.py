@@ -24,3 +24,16 @@ def read(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rounds
+
+
+def forget_after(path: Path, number: int) -> None:
+    """Take back what was written of rounds above `number`, whose checkpoint is missing: they are done again."""
+    if not path.exists():
+        return
+    kept = [json.dumps(record) for record in read(path) if record["round"] <= number]
+    draft = path.with_name(path.name + ".part")
+    with draft.open("w") as file:
+        file.write("".join(line + "\n" for line in kept))
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

@@ -2,9 +2,10 @@
 
 import dataclasses
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,19 @@ def repeat(
 
 
 def one_thread() -> None:
-    """In each process of a pool: as many threads as processes would fight for the cores."""
+    """In each process of a pool: as many threads as processes would fight for the cores. It ends when its parent is killed."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _result(config: SmileConfig, folders: list[Path], who: str, output: Path) -> dict[str, Any]:

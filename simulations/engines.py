@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from server.run_log import read
 from smile.config import SmileConfig, to_flat
@@ -21,29 +22,44 @@ PRIVATE_ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",  # workers that nobody uses: Flower's actors want another environment
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
 }
 
 
 def federate(
-    config: SmileConfig, sites: list[Path], output: Path, *, engine: str = "ray", logs: Path | None = None
+    config: SmileConfig,
+    sites: list[Path],
+    output: Path,
+    *,
+    engine: str = "ray",
+    logs: Path | None = None,
+    resume: bool = False,
+    quorum: int | None = None,
+    attacks: dict[str, str] | None = None,
 ) -> None:
     """Run the study of `config` over prepared `sites`; leaves OUTPUT/round-NNNN and OUTPUT/log.jsonl.
+
+    resume: go on with the run that OUTPUT holds. quorum: good replies that a round needs; None: all. attacks: folder name of
+    a site -> what it does wrong (`simulations.attacks`), in process only.
 
     engine: `ray` (Flower's simulation runtime) or `in-process`, where `logs` may take the sites' own logs, so that
     several federations can run over the same sites at once. Raises RuntimeError when the run fails.
     """
     output = output.resolve()
-    federation = dataclasses.replace(config.federation, output=str(output), min_sites=len(sites))
+    fresh, again = ("", str(output)) if resume else (str(output), "")
+    federation = dataclasses.replace(
+        config.federation, min_sites=quorum or len(sites), output=fresh, resume=again
+    )
     config = dataclasses.replace(config, federation=federation)
     if engine == "in-process":
-        _in_process(config, sites, logs)
+        _in_process(config, sites, logs, attacks or {})
     else:
-        assert engine == "ray", engine
+        assert engine == "ray" and not attacks, engine
         _on_ray(config, sites, output)
 
 
-def _in_process(config: SmileConfig, sites: list[Path], logs: Path | None) -> None:
+def _in_process(config: SmileConfig, sites: list[Path], logs: Path | None, attacks: dict[str, str]) -> None:
     from flwr.app import Context, RecordDict
 
     from client.app import app as client_app
@@ -56,7 +72,13 @@ def _in_process(config: SmileConfig, sites: list[Path], logs: Path | None) -> No
     context = Context(
         run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=dict(to_flat(config))
     )
-    server_app(InProcessGrid(client_app, sites, logs=logs), context)
+    answering: Any = client_app
+    if attacks:
+        from simulations.attacks import attacked
+
+        assert attacks.keys() <= {site.name for site in sites}, attacks
+        answering = attacked(client_app, attacks, seed=config.training.seed)
+    server_app(InProcessGrid(answering, sites, logs=logs), context)
 
 
 def _on_ray(config: SmileConfig, sites: list[Path], output: Path) -> None:

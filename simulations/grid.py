@@ -33,7 +33,7 @@ class InProcessGrid(Grid):
         TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, 1, 1
         self.client_app = client_app
         self.names = {FIRST_NODE + index: site.name for index, site in enumerate(sites)}
-        self.contexts = {}
+        self.contexts, self.waiting = {}, dict[str, Message]()
         for node, site in zip(self.names, sites, strict=True):
             settings: dict[str, Any] = {"site": str(site)} | ({"log": str(logs / site.name)} if logs else {})
             self.contexts[node] = Context(
@@ -46,12 +46,23 @@ class InProcessGrid(Grid):
     def get_nodes(self) -> list[NodeInfo]:
         return [NodeInfo(node_id=node, name=name) for node, name in self.names.items()]
 
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Takes the messages in; a site works when its answer is asked for, so that one answer is in memory at a time."""
+        numbers = []
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = number = message.object_id
+            self.waiting[number] = message
+            numbers.append(number)
+        return numbers
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return (self.deliver(self.waiting.pop(number)) for number in message_ids)
+
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        return [self.deliver(message) for message in messages]
+        return list(self.pull_messages(self.push_messages(messages)))
 
     def deliver(self, message: Message) -> Message:
         """One message to its site and the answer back, both copied as the wire would."""
-        message.metadata.__dict__["_message_id"] = message.object_id
         arrived = message_from_proto(message_to_proto(message))
         try:
             return self.client_app(arrived, self.contexts[message.metadata.dst_node_id])
@@ -61,12 +72,6 @@ class InProcessGrid(Grid):
     # Abstract in Grid and not used by our strategy.
     def set_run(self, run: Any) -> None: ...
     def create_message(self, *args: Any, **options: Any) -> Message:
-        raise NotImplementedError
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        raise NotImplementedError
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         raise NotImplementedError
 
     @property

@@ -37,6 +37,8 @@ class Plan:
     seeds: int
     engine: str
     jobs: int
+    clients: dict[str, Any]  # of `compare`: how people are dealt out, and what goes wrong
+    strategies: str  # of `compare`, where none are named
 
 
 def scenario(name: str, options: argparse.Namespace) -> Plan:
@@ -74,8 +76,10 @@ def scenario(name: str, options: argparse.Namespace) -> Plan:
         subjects=subjects,
         frames=file["frames"],
         seeds=seeds,
-        engine=options.engine or file["engine"],
+        engine=getattr(options, "engine", None) or file["engine"],
         jobs=options.jobs or os.cpu_count() or 1,
+        clients=file.get("clients", {}),
+        strategies=file.get("strategies", ""),
     )
 
 

@@ -8,23 +8,18 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from simulations import compare
 from simulations.journey import Plan, Steps, prepare_sites
+from simulations.tasks import METHODS, bars, cut, done, figure, people
 from smile.config import SmileConfig, from_flat, to_flat
-from smile.protocols import SIX, Split, Study, Task, folds_hash, select, splits
+from smile.protocols import Task, folds_hash
 from smile.site.disk import is_site, write_json
 from smile.site.store import Site
-
-if TYPE_CHECKING:
-    from simulations.pool import Pool
 
 # Row -> what it changes in the settings. A sibling stands on the source that its own paper trains on, as far as known.
 ROWS: dict[str, dict[str, str]] = {
@@ -40,8 +35,6 @@ ROWS: dict[str, dict[str, str]] = {
     "conclugen": {"objective.prompt-source": "geometry", "objective.sibling": "conclugen"},
 }
 USES_LABELS = ("supervised", "label", "affectvlm")
-METHODS = ("linear_probe", "knn", "zero_shot", "head")  # head: the supervised row's own answer
-COLOURS = ("#2f6db5", "#9aa7b4", "#3a9a66", "#d9822b")
 
 
 class Work(NamedTuple):
@@ -84,35 +77,36 @@ def run(
     folder = out / "sources"
     (folder / "tasks").mkdir(parents=True, exist_ok=True)
     seeds = range(config.training.seed, config.training.seed + plan.seeds)
-    pool, task = _people(sites)
-    cut = {seed: _splits(pool, task, compare.with_seed(config, seed), folds) for seed in seeds}
+    pool, task = people(sites)
+    cuts = {seed: cut(pool, task, compare.with_seed(config, seed), folds) for seed in seeds}
     work = [
         Work(row, seed, fold, folds, _settings(config, row, seed), tuple(sites))
-        for fold in range(len(cut[seeds[0]]))
+        for fold in range(len(cuts[seeds[0]]))
         for seed in seeds
         for row in rows
     ]
     said.begin(f"{len(work)} trainings of {_total(config)} steps over {plan.jobs} processes")
     results, failed = [], dict[str, str]()
-    for number, (item, result) in enumerate(_done(work, folder / "tasks", jobs=plan.jobs), start=1):
-        if "error" in result:
-            failed[item.row] = result["error"]
+    for number, (item, found) in enumerate(done(work, folder / "tasks", result, jobs=plan.jobs), start=1):
+        if "error" in found:
+            failed[item.row] = found["error"]
         else:
-            results.append(result)
+            results.append(found)
         said.note(f"{number} of {len(work)}: {item.row}, seed {item.seed}, fold {item.fold}")
     summary = {
         **summarise(results, task),
         "failed": failed,
         "simulated": not plan.raw,
         "seeds": len(seeds),
-        "folds": len(cut[seeds[0]]),
-        "folds_sha256": folds_hash(task, list(cut.values())),
+        "folds": len(cuts[seeds[0]]),
+        "folds_sha256": folds_hash(task, list(cuts.values())),
         "steps": _total(config),
         "settings": dataclasses.asdict(config),
     }
     write_json(folder / "summary.json", summary)
     (folder / "table.txt").write_text(table(summary) + "\n")
-    _plot(summary, folder / "table.png")
+    names = [f"{row}\n(labels)" if row in USES_LABELS else row for row in summary["rows"]]
+    bars(summary["rows"], names, folder / "table.png", chance=summary["chance"], caption=_caption(summary))
     if not quiet:
         print(table(summary))
         print(f"written to {folder}")
@@ -139,49 +133,6 @@ def _settings(config: SmileConfig, row: str, seed: int) -> SmileConfig:
     return from_flat({**to_flat(compare.with_seed(config, seed)), **ROWS[row]})
 
 
-def _people(sites: "list[Path] | tuple[Path, ...]") -> "tuple[Pool, Task]":
-    """All sites as one, and the six expressions in it, a decision a sequence."""
-    from simulations.pool import Pool
-
-    pool = Pool([Site(site) for site in sites])
-    return pool, select(Study("", classes=SIX), pool)
-
-
-def _splits(pool: "Pool", task: Task, config: SmileConfig, folds: int) -> list[Split]:
-    """One split by the share that every site holds out, or `folds` over all people."""
-    if folds > 1:
-        study = Study("", classes=SIX, folds=folds)
-        return splits(study, task, config.training, people=pool.subjects, seed=config.training.seed)
-    test = np.isin(task.subjects, pool.subjects[compare.split(pool.parts, config)[1]])
-    return [Split(np.flatnonzero(~test), np.flatnonzero(test))]
-
-
-def _done(work: list[Work], folder: Path, *, jobs: int) -> Iterator[tuple[Work, dict[str, Any]]]:
-    """Results as they come: those on disk at once, the others from the processes."""
-    open_work = []
-    for item in work:
-        path = folder / item.key()
-        if path.is_file():
-            yield item, json.loads(path.read_bytes())
-        else:
-            open_work.append(item)
-    if not open_work:
-        return
-    with ProcessPoolExecutor(
-        min(jobs, len(open_work)), mp_context=get_context("spawn"), initializer=compare.one_thread
-    ) as workers:
-        futures = {workers.submit(result, item): item for item in open_work}
-        try:
-            for future in as_completed(futures):
-                item, found = futures[future], future.result()
-                if "error" not in found:
-                    write_json(folder / item.key(), found)
-                yield item, found
-        except BaseException:
-            workers.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
 def result(work: Work) -> dict[str, Any]:
     """Train one row and answer its fold; `error` where its settings cannot be trained on these sites."""
     from smile.decisions import answer_all, embeddings
@@ -189,8 +140,8 @@ def result(work: Work) -> dict[str, Any]:
     from smile.model import build_model
 
     started, config = time.monotonic(), work.config
-    pool, task = _people(work.sites)
-    split = _splits(pool, task, config, work.folds)[work.fold]
+    pool, task = people(work.sites)
+    split = cut(pool, task, config, work.folds)[work.fold]
     mine = np.flatnonzero(~np.isin(pool.subjects, np.unique(task.subjects[split.test])))
     try:
         if work.row == "supervised":
@@ -221,7 +172,7 @@ def summarise(results: list[dict[str, Any]], task: Task) -> dict[str, Any]:
     for row in [name for name in ROWS if any(r["row"] == name for r in results)]:
         mine = [r for r in results if r["row"] == row]
         rows[row] = {
-            m: _figure([r for r in mine if m in r["answers"]], m, task)
+            m: figure([r for r in mine if m in r["answers"]], m, task)
             for m in METHODS
             if m in mine[0]["answers"]
         }
@@ -236,26 +187,6 @@ def summarise(results: list[dict[str, Any]], task: Task) -> dict[str, Any]:
         "people": len(np.unique(task.subjects[tested])),
         "decisions": len(tested),
         "training_seconds": round(sum(r["seconds"] for r in results), 1),
-    }
-
-
-def _figure(results: list[dict[str, Any]], method: str, task: Task) -> dict[str, Any]:
-    from smile.decisions import figures
-
-    values = []
-    for seed in sorted({r["seed"] for r in results}):
-        right = [task.truth[r["test"]] == r["answers"][method] for r in results if r["seed"] == seed]
-        values.append(float(np.concatenate(right).mean()))
-    folds = [(np.array(r["test"]), np.array(r["answers"][method])) for r in results]
-    whole = figures(task, folds)
-    return {
-        "mean": float(np.mean(values)),
-        "spread": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
-        "values": values,
-        "low": whole["accuracy"]["low"],
-        "high": whole["accuracy"]["high"],
-        "uar": whole["uar"]["value"],
-        "confusion": whole["confusion"],
     }
 
 
@@ -301,27 +232,3 @@ def _caption(summary: dict[str, Any]) -> str:
         f"{faces}; {summary['decisions']} decisions on {summary['people']} people, none of them trained on when tested; "
         f"{summary['folds']} folds x {summary['seeds']} seeds (sha256 {summary['folds_sha256']}), {summary['steps']} steps"
     )
-
-
-def _plot(summary: dict[str, Any], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    rows = list(summary["rows"])
-    figure, axes = pyplot.subplots(figsize=(2 + 1.1 * max(len(rows), 4), 4.5))
-    for place, (method, colour) in enumerate(zip(METHODS, COLOURS, strict=True)):
-        there = [i for i, row in enumerate(rows) if method in summary["rows"][row]]
-        found = [summary["rows"][rows[i]][method] for i in there]
-        means, spreads = [100 * f["mean"] for f in found], [100 * f["spread"] for f in found]
-        at = [i + 0.2 * (place - 1.5) for i in there]
-        axes.bar(at, means, 0.2, yerr=spreads, capsize=2, color=colour, label=method.replace("_", " "))
-    axes.axhline(100 * summary["chance"], color="black", linestyle=":", linewidth=1)
-    axes.set_xticks(range(len(rows)), [f"{row}\n(labels)" if row in USES_LABELS else row for row in rows])
-    axes.set(ylabel="six expressions, % right", ylim=(0, 100))
-    axes.legend(ncols=len(METHODS), loc="upper center", bbox_to_anchor=(0.5, 1.12), frameon=False)
-    figure.text(0.5, 0.01, _caption(summary), ha="center", fontsize=7)
-    figure.tight_layout(rect=(0, 0.03, 1, 1))
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)

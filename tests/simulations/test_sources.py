@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulations import sources
+from simulations import sources, tasks
 from simulations.__main__ import main
 from simulations.pool import Pool
 from smile.config import ViewConfig
@@ -42,7 +42,7 @@ def test_the_table_is_made_once_and_then_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if workers == "threads":  # a new process spends half a minute on imports, and a second on the six tasks
-        monkeypatch.setattr(sources, "ProcessPoolExecutor", lambda number, **_: ThreadPoolExecutor(number))
+        monkeypatch.setattr(tasks, "ProcessPoolExecutor", lambda number, **_: ThreadPoolExecutor(number))
     assert main(list(map(str, words(small, tmp_path)))) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary == json.loads((tmp_path / "sources" / "summary.json").read_text())

@@ -37,12 +37,13 @@ PROJECT = """
 [project]
 name = "quickstart"
 version = "1.0.0"
-dependencies = []
+license = { file = "LICENSE" }
+dependencies = ["flwr>=1.41,<1.42"]
 [tool.flwr.app]
 publisher = "flwr"
 fab-format-version = 1
 flwr-version-target = "1.41.0"
-fab-include = ["*.py"]
+fab-include = ["*.py", "LICENSE"]
 [tool.flwr.app.components]
 serverapp = "quickstart_app:server"
 clientapp = "quickstart_app:client"
@@ -180,6 +181,7 @@ def quickstart(
     app, home = output / "app", output / "flower"
     app.mkdir()
     (app / "pyproject.toml").write_text(PROJECT)
+    (app / "LICENSE").write_text("Apache-2.0\n")  # without one Flower packs no app
     (app / APP.name).write_text(APP.read_text())
     path = f"{Path(_tool('flwr')).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {**os.environ, **PRIVATE_ENVIRONMENT, "PATH": path, "FLWR_HOME": str(home)}
@@ -188,7 +190,7 @@ def quickstart(
     with _superlink(home, environment) as connection, (output / "flwr-run.log").open("w") as log:
         command = [_tool("flwr"), "run", str(app), connection, "--stream"]
         command += ["--run-config", given, "--federation-config", size]
-        subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, check=True)
+        subprocess.run(command, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
     return _span(output / "model.json", len(sites), (output / "flwr-run.log").read_text())
 
 

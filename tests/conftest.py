@@ -64,3 +64,14 @@ def no_file_above() -> Callable[[int], AbstractContextManager[None]]:
 def sites(tmp_path: Path, prepared: list[Path]) -> list[Path]:
     """A copy of the prepared sites of one's own: training writes logs into them."""
     return [Path(shutil.copytree(site, tmp_path / "sites" / site.name)) for site in prepared]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Of torch, as each process has that Ray or a daemon of the tests starts: another number of threads sums in another order."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -4,12 +4,10 @@ The whole matrix, process by phase, is `python -m tests.benchmarks.kill_matrix`.
 """
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from server.run_log import read
 from simulations.engines import federate
@@ -19,15 +17,6 @@ from tests.federation.loopback import Loopback, outcome, wait_for
 
 ROUNDS = 2
 PATIENCE = 120.0  # seconds, for a busy machine; a quiet one takes tenths of it
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As the daemons have: another number of threads sums in another order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.slow

@@ -1,26 +1,15 @@
 """`flwr run` on Flower's simulation runtime gives what the in-process engine gives."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from server.run_log import read
 from simulations.engines import federate
 from smile.checkpoint import latest, load
 from smile.config import SmileConfig
 from smile.protocol import get_arrays
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As Ray gives a node one core: another number of threads sums in another order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.slow

@@ -57,6 +57,9 @@ def killed(config: SmileConfig, sites: list[Path], output: Path, resume: bool, p
     """Run in a process of its own that dies at the nth call of `place`."""
     import importlib
 
+    import torch
+
+    torch.set_num_threads(1)  # as in the process that nobody kills
     module, _, name = place.rpartition(".")
     owner: Any = importlib.import_module(module) if ":" not in module else None
     if owner is None:
@@ -96,6 +99,7 @@ PHASES = [
 ]
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("changes", [{}, EVERYTHING], ids=["plain", "everything"])
 def test_killed_in_each_phase(
     sites: list[Path], tmp_path: Path, small_config: SmileConfig, changes: dict[str, Any]

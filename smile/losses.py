@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .config import ObjectiveConfig
+from .pairs import partners, pictures, same, view_pairs
 from .ranks import of_all_ranks
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def decorrelation(
         other = z if partner is None else z[partner]
         a = standardise(z)
         b = a if partner is None else standardise(other)
-        first, second = _pairs(z)
+        first, second = view_pairs(z)
         return _barlow(*correlations(a, b, first, second, batch), off_diagonal).mean()
     a, b, both = pictures(z, mask=mask, partner=partner)
     each, count = torch.arange(both.shape[1], device=z.device), both.sum(dim=0)
@@ -125,55 +126,9 @@ def decorrelation(
     return _mean(_barlow(*correlations(a, b, each, each, count.clamp(min=1)), off_diagonal), count >= 2)
 
 
-def pictures(
-    z: torch.Tensor, *, mask: torch.Tensor | None, partner: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The P pairs of pictures that the decorrelation compares: a and b (B, P, D), and (B, P) bool, where both are there.
-
-    z: (B, V, D); mask and partner as there. The views u < v in the order of `torch.triu_indices`, b of the partner; of a
-    single view the one pair is with another capture's.
-    """
-    first, second = _pairs(z)
-    other = z if partner is None else z[partner]
-    seen = torch.ones_like(z[..., 0], dtype=torch.bool) if mask is None else mask
-    both = seen[:, first] & (seen if partner is None else seen[partner])[:, second]
-    if z.shape[1] == 1:
-        rows = torch.arange(len(z), device=z.device)
-        both = both & (rows != (rows if partner is None else partner)).unsqueeze(1)
-    return z[:, first], other[:, second], both
-
-
-def _pairs(z: torch.Tensor) -> torch.Tensor:
-    """(B, V, D) -> (2, P) int64: the views u < v, or (0, 0) of a single one."""
-    views = z.shape[1]
-    return torch.triu_indices(views, views, min(1, views - 1), device=z.device)
-
-
 def _barlow(squares: torch.Tensor, diagonal: torch.Tensor, off_diagonal: float) -> torch.Tensor:
     """(P,), (P, D) -> (P,): sum_k (1 - C_kk)^2 + off_diagonal x the sum of the other squares."""
     return (1 - diagonal).square().sum(dim=1) + off_diagonal * (squares - diagonal.square().sum(dim=1))
-
-
-def partners(kind: str, targets: Targets) -> torch.Tensor | None:
-    """(B,) int: which capture gives the second picture of each; None with `views`, where it is always the same capture.
-
-    frames: another frame of the sequence. sentences: another capture with the same sentence, of another subject where there
-    is one. It is the next such row of the batch, round the corner; a row without one is its own partner.
-    """
-    if kind == "views":
-        return None
-    rows = torch.arange(len(targets.classes), device=targets.classes.device)
-    steps = (rows[None, :] - rows[:, None] - 1) % len(rows)  # 0 for the next row, B - 1 for the row itself
-    if kind == "frames":
-        fits = _same(targets.sequences)
-    else:
-        fits = _same(targets.classes) & (targets.classes >= 0)
-        steps = steps + len(rows) * _same(targets.subjects)
-    return steps.masked_fill(~fits & (rows[None, :] != rows[:, None]), 3 * len(rows)).argmin(dim=1)
-
-
-def _same(ids: torch.Tensor) -> torch.Tensor:
-    return ids[:, None] == ids[None, :]
 
 
 def inverse_length(x: torch.Tensor) -> torch.Tensor:
@@ -237,10 +192,10 @@ def likeness(unit: torch.Tensor, classes: torch.Tensor, scale: torch.Tensor | No
     cosine x scale, 1 within a class: what the sentence itself would get for an embedding, so that the least value is reached
     where a picture's embedding is its sentence's. Captions that differ in a shade are then no negatives of each other.
     """
-    same = _same(classes)
+    alike = same(classes)
     if scale is None:
-        return torch.zeros_like(unit[:, :1]).masked_fill(~same, torch.finfo(unit.dtype).min)
-    return (torch.where(same, 1.0, unit @ unit.T) * scale).detach()
+        return torch.zeros_like(unit[:, :1]).masked_fill(~alike, torch.finfo(unit.dtype).min)
+    return (torch.where(alike, 1.0, unit @ unit.T) * scale).detach()
 
 
 def _mean(values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -151,7 +151,8 @@ def compared(
     """What the objective correlates of a batch: a and b (B, P, D), and (B, P) bool, where both are there. pairs: `objective.pairs`."""
     import torch
 
-    from .losses import partners, pictures, with_sentence
+    from .losses import with_sentence
+    from .pairs import partners, pictures
 
     a, b, both = pictures(encoding.views, mask=encoding.mask, partner=partners(pairs, targets))
     told = with_sentence(encoding, targets).unsqueeze(1)

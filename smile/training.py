@@ -102,8 +102,7 @@ def train(
                 found.append(parts)
             rate = settings.learning_rate * schedule(step, total, settings.warm_up)
             if not alone:
-                # AdamW starts each round without moments, and its first steps are as long as the rate allows.
-                rate *= min(1.0, (step - first_step + 1) / max(1, settings.local_steps // 4))
+                rate *= _gently(step - first_step, settings.local_steps)
             norm = state.update(rate)
             figures = _means(found, norm, step, settings.learning_rate, scaled=state.scaler.is_enabled())
             sums = {name: sums.get(name, 0.0) + value for name, value in figures.items()}
@@ -111,6 +110,11 @@ def train(
     if not alone:
         state.finish()
     return {name: value / settings.local_steps for name, value in sums.items()}
+
+
+def _gently(step: int, steps: int) -> float:
+    """Factor in a round: AdamW starts it without moments, and its first steps are as long as the rate allows."""
+    return min(1.0, (step + 1) / max(1, steps // 4))
 
 
 def schedule(step: int, total: int, warm_up: float = 0.05) -> float:

@@ -8,6 +8,7 @@ import torch
 
 from smile import losses
 from smile.config import ObjectiveConfig
+from smile.pairs import partners
 from tests.slow_losses import (
     encoding,
     random,
@@ -101,8 +102,8 @@ def test_partners_are_the_next_that_fit() -> None:
             slow_partner(i, [c == classes[i] >= 0 for c in classes], [s != subjects[i] for s in subjects])
             for i in range(9)
         ]
-        assert losses.partners("views", given) is None
-        found = losses.partners("frames", given), losses.partners("sentences", given)
+        assert partners("views", given) is None
+        found = partners("frames", given), partners("sentences", given)
         assert found[0] is not None and found[0].tolist() == frames
         assert found[1] is not None and found[1].tolist() == sentences
 

@@ -16,6 +16,7 @@ from smile.config import ObjectiveConfig
 from smile.losses import Targets
 from smile.model import Encoding
 from smile.moments import Moments
+from smile.pairs import partners
 
 torch.set_num_threads(1)
 
@@ -67,7 +68,7 @@ class Federation:
         found = []
         for own in self.rows:
             if rows.start <= own.start and own.stop <= rows.stop:
-                local = losses.partners("sentences", self.batch_of(own)[1])
+                local = partners("sentences", self.batch_of(own)[1])
                 assert local is not None
                 found.append(local + own.start - rows.start)
         return torch.cat(found)

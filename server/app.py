@@ -11,7 +11,9 @@ from flwr.serverapp import Grid, ServerApp
 from server.strategy import SmileStrategy
 
 if TYPE_CHECKING:
+    from server.run_state import RunState
     from smile.config import SmileConfig
+    from smile.model import SmileModel
 
 app = ServerApp()
 
@@ -36,11 +38,10 @@ def main(grid: Grid, context: Context) -> None:
 def _study(grid: Grid, config: "SmileConfig", output: Path) -> None:
     from server import run_state, status
     from smile import __version__
-    from smile.config import to_flat
     from smile.model import build_model
     from smile.moments import shapes
     from smile.prompts import bank_hash
-    from smile.protocol import get_arrays, source_fingerprint, weights_hash
+    from smile.protocol import source_fingerprint
     from smile.sharing import split_names
 
     settings = config.federation
@@ -51,15 +52,7 @@ def _study(grid: Grid, config: "SmileConfig", output: Path) -> None:
         )
     model = build_model(config)
     shared, _ = split_names(model, settings.personal)
-    if settings.resume:
-        state = run_state.resume(output, config)
-        log(INFO, "going on after round %d of %s", state.round, output)
-    elif (output / "log.jsonl").exists() or list(output.glob("round-*")):
-        raise ValueError(
-            f"{output} already holds a run: go on with it by federation.resume, or give another folder in federation.output"
-        )
-    else:
-        state = run_state.begin(get_arrays(model), config)
+    state = _state(config, output, model)
     del model  # a large one would be held through all rounds
     log(INFO, "checkpoints, log and status.html: %s", output)
     said = {"version": __version__, "source": source_fingerprint(), "prompts": bank_hash()}
@@ -69,16 +62,6 @@ def _study(grid: Grid, config: "SmileConfig", output: Path) -> None:
 
     if not settings.resume:
         keep(state)
-    request = ConfigRecord(
-        {
-            **to_flat(config),
-            # Folders of ours are no business of theirs, nor is who else takes part.
-            **{"federation.output": "", "federation.resume": "", "federation.sites": ""},
-            "source": said["source"],
-            "prompts": said["prompts"],
-            "weights": weights_hash(config.model.pretrained),
-        }
-    )
     strategy = SmileStrategy(
         settings,
         state,
@@ -97,9 +80,42 @@ def _study(grid: Grid, config: "SmileConfig", output: Path) -> None:
 
     show()
     try:
-        strategy.run(grid, request, watch=show)
+        strategy.run(grid, _request(config, said), watch=show)
     finally:
         board.close()
         page.write(rounds=settings.rounds, ended=True)
     if state.rounds_averaged == 0:
         raise RuntimeError(f"no round had {settings.min_sites} good replies: see {output / 'log.jsonl'}")
+
+
+def _state(config: "SmileConfig", output: Path, model: "SmileModel") -> "RunState":
+    """That of a new run, or of the one that goes on. Raises ValueError where a run is in the way or there is none."""
+    from server import run_state
+    from smile.protocol import get_arrays
+
+    if config.federation.resume:
+        state = run_state.resume(output, config)
+        log(INFO, "going on after round %d of %s", state.round, output)
+        return state
+    if (output / "log.jsonl").exists() or list(output.glob("round-*")):
+        raise ValueError(
+            f"{output} already holds a run: go on with it by federation.resume, or give another folder in federation.output"
+        )
+    return run_state.begin(get_arrays(model), config)
+
+
+def _request(config: "SmileConfig", said: dict[str, str]) -> ConfigRecord:
+    """What every site is told of the study."""
+    from smile.config import to_flat
+    from smile.protocol import weights_hash
+
+    return ConfigRecord(
+        {
+            **to_flat(config),
+            # Folders of ours are no business of theirs, nor is who else takes part.
+            **{"federation.output": "", "federation.resume": "", "federation.sites": ""},
+            "source": said["source"],
+            "prompts": said["prompts"],
+            "weights": weights_hash(config.model.pretrained),
+        }
+    )

@@ -5,6 +5,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+from smile.protocol import METRICS
+
+
+def of_sites(figures: dict[str, dict[str, Any]], shares: dict[str, float]) -> dict[str, Any]:
+    """The part of a round's line about the sites of its average: theirs, by name, and the means of the losses by `shares`."""
+    losses = [name for name in METRICS if name not in ("num-examples", "seconds")] if figures else []
+    sites = sorted(figures)
+    return {
+        "losses": {name: sum(shares[site] * figures[site][name] for site in sites) for name in losses},
+        "sites": [{"site": site, **figures[site], "weight": shares[site]} for site in sites],
+        "bytes_received": sum(figures[site]["bytes_received"] for site in sites),
+    }
+
 
 def append(path: Path, record: dict[str, Any]) -> None:
     """Add one line and hand it to the disk before going on."""

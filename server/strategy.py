@@ -19,11 +19,11 @@ from server.averaging import Reply, Spool, average, too_few
 from server.checks import Unusable, moments_reasons, weights
 from server.lost import Lost
 from server.replies import Weights, bytes_of, inside, read_array
-from server.run_log import append
+from server.run_log import append, of_sites
 from server.run_state import RunState
 from smile import wire
 from smile.config import FederationConfig
-from smile.protocol import ERRORS, METRICS, NO_BASE
+from smile.protocol import ERRORS, NO_BASE
 
 POLL_SECONDS = 0.5
 AT_ONCE = 256 * 2**20  # bytes of replies that are taken from Flower together
@@ -238,34 +238,16 @@ class SmileStrategy(Strategy):
         Too few good replies: the model stays as it was and the log says why.
         """
         state, settings = self.state, self.config
-        accepted: dict[str, tuple[Reply, dict[str, Any]]] = {}
-        refused: dict[str, str] = {}
-        answered: set[str] = set()
         with Spool(self.output / "replies", self._reference) as spool:
             # On disk too, since Flower holds two models while it unpacks one; the messages keep it until they are sent.
             self._reference = spool.add("sent", self._reference)
             state.arrays = {
                 name: array for name, array in state.arrays.items() if name not in self._reference
             }
-            state.checks.begin(self._reference)
-            for message in replies:
-                site = self._site(message)
-                answered.add(site)
-                reason = self._take(message, site, spool, accepted)
-                if reason is not None:
-                    refused[site] = reason
-                del message  # before the next one comes: each may hold a model
-            norms = state.checks.norms
-            for site, reason in state.checks.outliers().items():
-                refused[site] = reason
-                del accepted[site]
-            late = sorted({self._names.get(node, f"node-{node}") for node in self._asked.values()} - answered)
+            accepted, refused, late = self._collect(replies, spool)
             too_small = self._too_few(len(accepted))
-            shares = (
-                weights({s: f["num-examples"] for s, (_, f) in accepted.items()}, settings.weight_cap)
-                if accepted
-                else {}
-            )
+            examples = {site: figures["num-examples"] for site, (_, figures) in accepted.items()}
+            shares = weights(examples, settings.weight_cap) if examples else {}
             update = None
             if too_small is None:
                 found = {site: reply for site, (reply, _) in accepted.items()}
@@ -280,32 +262,44 @@ class SmileStrategy(Strategy):
             self._reference = {}
         for site, reason in sorted(refused.items()):
             log(WARNING, "round %d: %s left out: %s", server_round, site, reason)
-        losses = _weighted([(shares[site], figures) for site, (_, figures) in sorted(accepted.items())])
-        sent = {self._names[node]: size for node, size in self._sent.items()}
         self._line = {
             "round": server_round,
             "averaged": too_small is None,
             "seconds": round(time.monotonic() - self._started, 3),
-            "losses": losses,
-            "sites": [
-                {
-                    "site": site,
-                    **figures,
-                    "bytes_sent": sent[site],
-                    "update_norm": norms[site],
-                    "weight": shares[site],
-                }
-                for site, (_, figures) in sorted(accepted.items())
-            ],
+            **of_sites({site: figures for site, (_, figures) in accepted.items()}, shares),
             "refused": [{"site": site, "reason": reason} for site, reason in sorted(refused.items())]
             + [{"site": site, "reason": f"no answer within {settings.round_timeout:.0f} s"} for site in late],
             "late": late,
             "sites_asked": len(set(self._asked.values())),
             "bytes_sent": sum(self._sent.values()),
-            "bytes_received": sum(figures["bytes_received"] for _, figures in accepted.values()),
         }
         self._asked = {}
-        return update, MetricRecord(dict(losses))
+        return update, MetricRecord(dict(self._line["losses"]))
+
+    def _collect(
+        self, replies: Iterable[Message], spool: Spool
+    ) -> tuple[dict[str, tuple[Reply, dict[str, Any]]], dict[str, str], list[str]]:
+        """Check and spool the replies as they come: what is good, with its figures; why the others are not; who is missing."""
+        checks = self.state.checks
+        accepted: dict[str, tuple[Reply, dict[str, Any]]] = {}
+        refused: dict[str, str] = {}
+        answered: set[str] = set()
+        checks.begin(self._reference)
+        for message in replies:
+            site = self._site(message)
+            answered.add(site)
+            reason = self._take(message, site, spool, accepted)
+            if reason is not None:
+                refused[site] = reason
+            del message  # before the next one comes: each may hold a model
+        norms, sent = checks.norms, {self._names[node]: size for node, size in self._sent.items()}
+        for site, (_, figures) in accepted.items():
+            figures |= {"bytes_sent": sent[site], "update_norm": norms[site]}
+        for site, reason in checks.outliers().items():
+            refused[site] = reason
+            del accepted[site]
+        late = {self._names.get(node, f"node-{node}") for node in self._asked.values()} - answered
+        return accepted, refused, sorted(late)
 
     @property
     def _packs(self) -> bool:
@@ -382,9 +376,3 @@ class SmileStrategy(Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         return None
-
-
-def _weighted(sites: list[tuple[float, dict[str, Any]]]) -> dict[str, float]:
-    """Means of the loss parts, by the shares of the average."""
-    names = [name for name in METRICS if name not in ("num-examples", "seconds")]
-    return {name: sum(share * figures[name] for share, figures in sites) for name in names} if sites else {}

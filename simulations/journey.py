@@ -107,14 +107,14 @@ class Steps:
 
 def run(plan: Plan, *, out: Path, quiet: bool = False) -> dict[str, Any]:
     """Carry the plan out below `out`; returns the content of summary.json. Prints the table unless `quiet`."""
-    from simulations.memory import PeakMemory
+    from simulations.memory import ProcessTree
     from simulations.report import write_report
 
     out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     for name in ("results.json", "summary.json", "report.html"):  # a failed run must not leave an older run's
         (out / name).unlink(missing_ok=True)
-    steps, memory = Steps(quiet), PeakMemory()
+    steps, memory = Steps(quiet), ProcessTree()
     with memory:
         raw, sites = prepare_sites(plan, out, steps, quiet)
         results, checkpoint = _compare(plan, out, sites, steps)

@@ -25,12 +25,13 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
+from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.task_identity import TaskIdentity
 
+from simulations.grid import InProcessGrid
 from smile import wire
 from smile.config import FederationConfig, ModelConfig, SmileConfig, ViewConfig, to_flat
 from smile.protocol import METRICS
@@ -151,27 +152,20 @@ def write_reply(folder: Path, arrays: dict[str, np.ndarray], *, bits: int, varia
     record_file.write_text(json.dumps({"root": message.object_id, "index": index}))
 
 
-class Replies(Grid):
+class Replies(InProcessGrid):
     """Sites whose answers lie on disk; each is unpacked when it is asked for, as Flower's HttpGrid does."""
 
     def __init__(self, folder: Path, *, bits: int, sites: int) -> None:
-        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
-        self.folder, self.bits = folder, bits
-        self.names = {1000 + number: f"site-{number:04d}" for number in range(sites)}
-        self.waiting: dict[str, int] = {}
-        self.seconds = 0.0
-
-    def get_node_ids(self) -> list[int]:
-        return list(self.names)
-
-    def get_nodes(self) -> list[NodeInfo]:
-        return [NodeInfo(node_id=node, name=name) for node, name in self.names.items()]
+        super().__init__(ClientApp(), [Path(f"site-{number:04d}") for number in range(sites)])
+        self.folder, self.bits, self.seconds = folder, bits, 0.0
+        self.nodes: dict[str, int] = {}
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Keeps for whom each is, not the message: it holds a model."""
         numbers = []
         for message in messages:
             message.metadata.__dict__["_message_id"] = number = message.object_id
-            self.waiting[number] = message.metadata.dst_node_id
+            self.nodes[number] = message.metadata.dst_node_id
             numbers.append(number)
         return numbers
 
@@ -179,7 +173,7 @@ class Replies(Grid):
         return [self._unpack(number) for number in message_ids]
 
     def _unpack(self, number: str) -> Message:
-        started, node = time.perf_counter(), self.waiting.pop(number)
+        started, node = time.perf_counter(), self.nodes.pop(number)
         path = self.folder / f"{self.bits}-{node % VARIANTS}.objects"
         found = json.loads(path.with_suffix(".json").read_text())
         contents = {}
@@ -191,18 +185,6 @@ class Replies(Grid):
         message.metadata.__dict__ |= {"_reply_to_message_id": number, "_src_node_id": node}
         self.seconds += time.perf_counter() - started
         return message
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        return self.pull_messages(self.push_messages(messages))
-
-    # Abstract in Grid and not used.
-    def set_run(self, run: Any) -> None: ...
-    def create_message(self, *args: Any, **options: Any) -> Message:
-        raise NotImplementedError
-
-    @property
-    def run(self) -> Any:
-        return None
 
 
 def measure(work: str, folder: Path, **options: Any) -> Figures:

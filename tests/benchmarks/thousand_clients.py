@@ -17,14 +17,13 @@ import os
 import statistics
 import subprocess
 import tempfile
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from simulations.engines import PRIVATE_ENVIRONMENT, _superlink, _tool, federate
+from simulations.memory import ProcessTree
 from smile.config import FederationConfig, SmileConfig, TrainingConfig, ViewConfig
 from smile.labels import EXPRESSIONS
 from smile.site.store import Site
@@ -80,12 +79,12 @@ def main() -> int:
         for turn in range(options.passes):
             for name in list(found)[:: 1 if turn % 2 == 0 else -1]:
                 output = root / f"{turn}-{len(found[name])}-{list(found).index(name)}"
-                with Tree() as tree:
+                with ProcessTree() as tree:
                     if name == "ours":
                         start, end = ours(sites, output, options)
                     else:
                         start, end = quickstart(sites, output, options, evaluate=float(name == QUICKSTART))
-                found[name].append(tree.figures(start, end, options.clients * options.rounds))
+                found[name].append(_figures(tree, start, end, options.clients * options.rounds))
     return report(found, options)
 
 
@@ -219,47 +218,14 @@ def _quickstart_in_process(sites: list[Path], settings: dict[str, Any]) -> tuple
     return _span(Path(settings["output"]).with_suffix(".json"), len(sites))
 
 
-class Tree:
-    """Resident memory and processor time of this process and all its children, sampled twice a second."""
-
-    def __init__(self) -> None:
-        self.samples: list[tuple[float, float, int]] = []  # time, processor seconds, bytes
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "Tree":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        import psutil
-
-        me, spent = psutil.Process(), dict[int, float]()
-        while True:
-            memory = 0
-            for process in [me, *me.children(recursive=True)]:
-                try:
-                    times = process.cpu_times()
-                    spent[process.pid] = times.user + times.system
-                    memory += process.memory_info().rss
-                except psutil.Error:
-                    continue  # it ended between listing and reading; what it spent until then stays counted
-            self.samples.append((time.time(), sum(spent.values()), memory))
-            if self._stop.wait(0.5):
-                return
-
-    def figures(self, start: float, end: float, client_rounds: int) -> dict[str, float]:
-        times, spent, memory = zip(*self.samples, strict=True)
-        processor = float(np.interp(end, times, spent) - np.interp(start, times, spent))
-        return {
-            "milliseconds": 1000 * (end - start) / client_rounds,
-            "processor": 1000 * processor / client_rounds,
-            "GiB": max(memory) / 2**30,
-        }
+def _figures(tree: ProcessTree, start: float, end: float, client_rounds: int) -> dict[str, float]:
+    times, spent, _ = zip(*tree.samples, strict=True)
+    processor = float(np.interp(end, times, spent) - np.interp(start, times, spent))
+    return {
+        "milliseconds": 1000 * (end - start) / client_rounds,
+        "processor": 1000 * processor / client_rounds,
+        "GiB": tree.peak_mib / 1024,
+    }
 
 
 if __name__ == "__main__":

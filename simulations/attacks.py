@@ -206,14 +206,21 @@ def _put(arrays: dict[str, np.ndarray], value: float) -> None:
 
 def _times(answer: Answer, factor: float) -> None:
     """The update, or the moments, times `factor`; of a packed one the scales and the signs of the codes."""
-    for name, array in answer.arrays.items():
+    for name, array in list(answer.arrays.items()):
         part = name.partition(":")[2]
         if part == "s":
             values = (array.astype(np.uint32) << 16).view(np.float32)
             answer.arrays[name] = _upper_half(values * abs(factor))
-        elif part == "q4" and factor < 0:
-            low, high = -(array & 15) & 15, -(array >> 4) & 15
-            answer.arrays[name] = low | high << 4
+        elif part in ("q4", "z4") and factor < 0:
+            # Turned and deflated anew: the codes go as they are.
+            codes = (
+                array
+                if part == "q4"
+                else np.frombuffer(zlib.decompress(array.tobytes(), -zlib.MAX_WBITS), np.uint8)
+            )
+            low, high = -(codes & 15) & 15, -(codes >> 4) & 15
+            del answer.arrays[name]
+            answer.arrays[name.replace(":z4", ":q4")] = low | high << 4
         elif part in ("q8", "q16"):
             answer.arrays[name] = -array if factor < 0 else array
         elif part in ("", "q32"):

@@ -3,6 +3,7 @@
 import math
 import tracemalloc
 import warnings
+import zlib
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,10 @@ def gaussian(n: int) -> np.ndarray:
 N = 20_000
 
 
+def deflated(part: np.ndarray) -> np.ndarray:
+    return np.frombuffer(zlib.compress(part.tobytes(), wbits=-15), np.uint8)
+
+
 def replaced(packed: Arrays, suffix: str, at: int, value: Any) -> Arrays:
     part = packed["w" + suffix].copy()
     part[at] = value
@@ -37,6 +42,8 @@ def hostile() -> dict[str, tuple[Any, str]]:
     """What was sent for one array `w` of N entries, and the part of the sentence that it is to meet."""
     array = gaussian(N)
     whole = {bits: one(array, bits=bits) for bits in BITS}
+    stream, plain = whole[4]["w:z4"], np.frombuffer(zlib.decompress(whole[4]["w:z4"], -15), np.uint8)
+    undeflated = {"w:q4": plain, "w:s": whole[4]["w:s"]}
     few = {top_k: one(array, bits=8, top_k=top_k) for top_k in SHARES if top_k < 1}
     cases: dict[str, tuple[Any, str]] = {
         "nothing": ({}, "'w' is missing"),
@@ -60,7 +67,19 @@ def hostile() -> dict[str, tuple[Any, str]]:
         "codes too few": (whole[8] | {"w:q8": whole[8]["w:q8"][1:]}, "not int8 of shape (20000,)"),
         "codes in two dimensions": (whole[8] | {"w:q8": whole[8]["w:q8"][None]}, "not int8"),
         "code -128": (replaced(whole[8], ":q8", 5, -128), "codes that stand for nothing"),
-        "code -8": (replaced(whole[4], ":q4", 5, 0x80), "codes that stand for nothing"),
+        "code -8": (replaced(undeflated, ":q4", 5, 0x80), "codes that stand for nothing"),
+        "deflated code -8": (whole[4] | {"w:z4": deflated(plain & 0 | 0x88)}, "codes that stand for nothing"),
+        "deflated codes and codes": (whole[4] | undeflated, "do not belong together"),
+        "deflated cut short": (whole[4] | {"w:z4": stream[:-3]}, "are damaged"),
+        "deflated and more": (whole[4] | {"w:z4": np.append(stream, np.uint8(0))}, "are damaged"),
+        "deflated junk": (whole[4] | {"w:z4": np.full(5000, 0xFF, np.uint8)}, "are damaged"),
+        "deflated codes too few": (whole[4] | {"w:z4": deflated(plain[1:])}, "are damaged"),
+        "deflated codes too many": (whole[4] | {"w:z4": deflated(np.append(plain, plain))}, "are damaged"),
+        "a bomb": (whole[4] | {"w:z4": deflated(np.zeros(5_000_000, np.uint8))}, "are damaged"),
+        "deflated longer than the codes": (whole[4] | {"w:z4": np.zeros(N // 2, np.uint8)}, "longer than the codes"),
+        "deflated in two dimensions": (whole[4] | {"w:z4": stream[None]}, "longer than the codes"),
+        "deflated as int8": (whole[4] | {"w:z4": stream.view(np.int8)}, "not uint8"),
+        "deflated as a list": (whole[4] | {"w:z4": stream.tolist()}, "longer than the codes"),
         "code above 1": (replaced(whole[16], ":q16", 5, 1.001), "codes that stand for nothing"),
         "scales too few": (whole[8] | {"w:s": whole[8]["w:s"][1:]}, "'w:s' of the message is not uint16"),
         "scales as float16": (whole[8] | {"w:s": whole[8]["w:s"].view(np.float16)}, "not uint16"),
@@ -106,6 +125,9 @@ def test_filled_up_bytes_must_be_empty() -> None:
     array = gaussian(N - 1)
     for bits, top_k, suffix in ((4, 1.0, ":q4"), (8, 0.25, ":i1")):
         packed = one(array, bits=bits, top_k=top_k)
+        if bits == 4:
+            codes = np.frombuffer(zlib.decompress(packed.pop("w:z4"), -15), np.uint8)
+            packed["w:q4"] = codes
         dirty = replaced(packed, suffix, -1, packed["w" + suffix][-1] | (0x10 if bits == 4 else 0x01))
         decode(packed, {"w": (N - 1,)})
         with pytest.raises(ValueError, match=r"stand for nothing|beyond its 19999"):
@@ -142,7 +164,7 @@ def test_the_largest_codes_and_scales_that_pass_stay_finite() -> None:
 @settings(deadline=None, max_examples=300)
 @given(data=st.data())
 def test_damaged_messages_are_read_or_refused(data: st.DataObject) -> None:
-    arrays = {"tower.0.weight": 1e-3 * gaussian(1230).reshape(30, 41), "logit_scale": gaussian(1).reshape(())}
+    arrays = {"tower.0.weight": 1e-3 * gaussian(2460).reshape(60, 41), "logit_scale": gaussian(1).reshape(())}
     packed, _ = encode(
         arrays, bits=data.draw(st.sampled_from(BITS)), top_k=data.draw(st.sampled_from(SHARES))
     )
@@ -165,7 +187,9 @@ def test_damaged_messages_are_read_or_refused(data: st.DataObject) -> None:
                     warnings.simplefilter("ignore")
                     packed[key] = packed[key].astype(data.draw(st.sampled_from(types)), casting="unsafe")
             case "rename":
-                suffix = data.draw(st.sampled_from(["", ":s", ":q4", ":q8", ":i1", ":i4", ":i8", ":i16"]))
+                suffix = data.draw(
+                    st.sampled_from(["", ":s", ":q4", ":z4", ":q8", ":i1", ":i4", ":i8", ":i16"])
+                )
                 packed[key.split(":")[0] + suffix] = packed.pop(key)
             case "drop" if len(packed) > 1:
                 del packed[key]

@@ -45,7 +45,7 @@ SETTINGS = (
     "tuning=lora",
     "tuning=lora,bits=4",
 )
-RECOMMENDED, LIMIT = "bits=4,top_k=0.5", 1 / 8
+RECOMMENDED, LIMIT = "bits=4", 1 / 8
 STEP = 1e-4  # of a weight in a round
 
 

@@ -19,7 +19,7 @@ from smile.model import build_model
 from smile.protocol import get_arrays
 
 ROUNDS = 3
-RECOMMENDED = {"bits": 4, "top_k": 0.5}  # tests/benchmarks/README.md, round_bytes
+RECOMMENDED = {"bits": 4}  # tests/benchmarks/README.md, round_bytes
 Place = tuple[int, str]  # round, site
 
 

@@ -6,6 +6,7 @@ Legend: v vertices, f faces. All lengths in mm.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -31,8 +32,13 @@ class Aligned:
     """A scan in the project frame, and what the way there tells about it."""
 
     scan: Scan
-    quality: dict[str, float]  # figures of the scan as it came, by the names of `face_quality.QUALITY`
+    face: Face  # where it was in the scan
     notes: tuple[str, ...] = ()  # what was mended on the way, one clause each
+
+    @cached_property
+    def quality(self) -> dict[str, float]:
+        """Figures of the scan as it came, by the names of `face_quality.QUALITY`; a device does without them."""
+        return measure(self.scan.vertices, self.scan.faces, self.face.rotation, size=self.face.size)
 
 
 def align(scan: Scan, *, radius: float) -> Aligned:
@@ -58,8 +64,7 @@ def align(scan: Scan, *, radius: float) -> Aligned:
             "the scan is too coarse or broken, scan again"
         )
     marks = {name: p for name, p in moved.landmarks.items() if np.linalg.norm(p) <= LANDMARK_MARGIN * radius}
-    quality = measure(cropped.vertices, cropped.faces, face.rotation, size=face.size)
-    return Aligned(replace(cropped, landmarks=marks), quality, (*notes, *_pose_notes(face), *mended))
+    return Aligned(replace(cropped, landmarks=marks), face, (*notes, *_pose_notes(face), *mended))
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

@@ -7,51 +7,83 @@ import ast
 import hashlib
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from smile import checkpoint as checkpoints
-from smile.config import CHANNELS, SmileConfig, to_json
+from smile.config import SmileConfig
 from smile.labels import EXPRESSIONS
 from smile.prompts import bank_hash, prompts_for
 from smile.text import class_embeddings, prompt_embeddings
 
-from . import parity
-from .runtime.smile_edge.files import FORMAT, GOLDEN, MANIFEST, MODEL, SCHEMA, SUMS, TEXT
+from . import parity, to_onnx
+from .manifest import about_file, make_manifest
+from .precision import to_fp16, to_int8
+from .runtime.smile_edge.files import FORMAT, GOLDEN, MANIFEST, SUMS, TEXT
+
+if TYPE_CHECKING:
+    from smile.model import SmileModel
+    from smile.site.store import Site
 
 _ROOT = Path(__file__).resolve().parents[1]
-# What a device needs of `smile` to turn a raw scan, or new sentences, into numbers; with all that they import, without torch.
-READER = ("scans", "geometry.py", "views", "text.py", "labels.py")
-INTENDED_USE = (
-    "Research on facial expressions in 3D scans. Not a medical device: no clinical decision may rest on it."
-)
-# What one answer for several frames is made of.
-_SEQUENCES = {
-    "mean": "mean of the frames' embeddings, as in the project's evaluation",
-    "pool": "mean of the frames' embeddings; the project's evaluation weighs frames by the temporal pool of this checkpoint, "
-    "which is not part of a bundle, so its figures for sequences are not those of this program",
+CALIBRATED = 256  # captures of a site that set the ranges of INT8, and as many that judge it
+JUDGED_AT_A_TIME = 4
+REMEDY = {
+    "fp32": "the checkpoint or the versions of torch, onnxscript and onnxruntime are at fault",
+    "fp16": "its numbers leave the range of half precision: leave fp16 out of --precision",
+    "int8": "no choice of layers is good enough: leave int8 out of --precision",
 }
+# What a device needs of `smile` to turn a raw scan, or new sentences, into numbers; with all that they import, without torch.
+READER = ("scans", "geometry.py", "views", "text.py", "labels.py", "motion.py")
+
+
+class Faces(NamedTuple):
+    """Views of a prepared site for INT8, (n, V, C, H, W) uint8: ranges are set on some people and judged on others."""
+
+    ranges: np.ndarray
+    judged: np.ndarray
+    about: dict[str, Any]  # for the manifest
+
+
+class Golden(NamedTuple):
+    """Captures (n, V, C, H, W) uint8 and torch's embeddings (n, D) of them."""
+
+    views: np.ndarray
+    embeddings: np.ndarray
+
+
+class Models(NamedTuple):
+    """The ONNX files of a bundle by precision, what `parity.compare` says of each, and the faces that INT8 was made with."""
+
+    files: dict[str, bytes]
+    reports: dict[str, dict[str, Any]]
+    calibration: dict[str, Any] | None
 
 
 def write_bundle(
     checkpoint: Path,
     bundle: Path,
     *,
+    precisions: Sequence[str] = ("fp32",),
+    calibrate: Path | None = None,
     sample: Path | None = None,
     prompts: dict[str, tuple[str, ...]] | None = None,
-) -> dict[str, Any]:
-    """Checkpoint folder -> bundle folder; returns the parity report.
+    batch: tuple[int, int, int] = (1, 1, 8),
+    models: Models | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Checkpoint folder -> bundle folder; returns the parity reports by precision, see `parity.compare`.
 
-    sample: a prepared site whose views become the golden captures; without it they are seeded pseudo-views.
-    prompts: expression -> sentences, the classes of the bundle; the seven basic expressions when None.
+    calibrate: a prepared site, for int8. sample: one whose views become the golden captures; without it they are seeded
+    pseudo-views. prompts: expression -> sentences, the classes of the bundle; the seven basic expressions when None.
+    batch: least, usual and most captures that an engine takes at once. models: of these weights, where they are made already.
     The bundle appears whole or not at all.
     Raises ValueError: not a checkpoint, a folder in the way, a site of other views, or a failed parity.
     """
@@ -68,33 +100,119 @@ def write_bundle(
         dim=model.dim,
         sampled=sample is not None,
         digest=_sha256((checkpoint / "model.safetensors").read_bytes()),
+        batch=batch,
     )
-
-    from . import to_onnx
-
-    file = to_onnx.export_onnx(model, config, metadata={"smile.manifest": json.dumps(manifest)})
     reference = parity.torch_embeddings(model, views, config)
-    report = parity.compare(file, views, reference, text=text, scale=scale)
-    if report["verdict"] != "pass":
-        raise ValueError(
-            f"parity failed, {bundle} is not published: {_figures(report)}; the checkpoint or the versions of "
-            "torch, onnxscript and onnxruntime are at fault"
+    if models is None:
+        faces = _faces(calibrate, config) if "int8" in precisions else None
+        compare = partial(parity.compare, text=text, scale=scale)
+        models = _convert(model, config, manifest, precisions, faces, Golden(views, reference), compare)
+    _refuse_failures(models.reports, bundle)
+    files = {precision: models.files[precision] for precision in precisions}
+    manifest |= {"calibration": models.calibration, "default": precisions[0]}
+    manifest["models"] = {
+        precision: {
+            "file": f"model.{precision}.onnx",
+            "sha256": _sha256(file),
+            "tolerance": parity.TOLERANCES[precision],
+        }
+        for precision, file in files.items()
+    }
+    reports = {precision: models.reports[precision] for precision in precisions}
+    golden = {"views": views, "embedding": reference}
+    if "int8" in files:
+        golden["embedding_int8"] = parity.onnx_embeddings(files["int8"], views, batch=len(views))
+    _write(bundle, files, manifest, reports, text=text, golden=golden)
+    return reports
+
+
+def _convert(
+    model: "SmileModel",
+    config: SmileConfig,
+    manifest: dict[str, Any],
+    precisions: Sequence[str],
+    faces: Faces | None,
+    golden: Golden,
+    compare: Callable[..., dict[str, Any]],
+) -> Models:
+    """Every precision, each compared with torch: int8 on faces, the others on the golden captures. fp32 is always among them."""
+    fp32 = to_onnx.export_onnx(model, config, metadata=about_file(manifest))
+    files = {"fp32": fp32}
+    if "fp16" in precisions:
+        files["fp16"] = to_fp16(fp32)
+    reports = {precision: compare(file, *golden, precision=precision) for precision, file in files.items()}
+    if faces:
+        wanted = parity.torch_embeddings(model, faces.judged, config)
+        judge = partial(
+            compare, views=faces.judged, reference=wanted, precision="int8", batches=(JUDGED_AT_A_TIME,)
         )
+        files["int8"], kept, reports["int8"] = to_int8(fp32, faces.ranges, judge)
+        reports["int8"]["layers_in_fp32"] = kept
+    return Models(files, reports, faces.about if faces else None)
+
+
+def _refuse_failures(reports: dict[str, dict[str, Any]], bundle: Path) -> None:
+    for precision, report in reports.items():
+        if report["verdict"] != "pass":
+            raise ValueError(
+                f"parity failed, {bundle} is not published: {precision}: {parity.said(report)}; {REMEDY[precision]}"
+            )
+
+
+def _write(
+    bundle: Path,
+    files: dict[str, bytes],
+    manifest: dict[str, Any],
+    reports: dict[str, Any],
+    *,
+    text: np.ndarray,
+    golden: dict[str, np.ndarray],
+) -> None:
+    """Write a draft beside the bundle, let its own program test it, and give it the name."""
     bundle.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{bundle.name}.", dir=bundle.parent) as scratch:
         draft = Path(scratch) / "bundle"
         _copy_code(draft)
-        (draft / MODEL).write_bytes(file)
-        (draft / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        (draft / "parity.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        for precision, file in files.items():
+            (draft / manifest["models"][precision]["file"]).write_bytes(file)
+        for name, content in ((MANIFEST, manifest), ("parity.json", reports)):
+            (draft / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         np.save(draft / TEXT, text, allow_pickle=False)
-        np.savez_compressed(
-            draft / GOLDEN, views=views, embedding=reference, logits=scale * reference @ text.T
-        )
+        np.savez_compressed(draft / GOLDEN, allow_pickle=False, **golden)
         _write_sums(draft)
-        _self_test(draft, bundle)
+        for precision in files:
+            _self_test(draft, bundle, precision)
         _publish(draft, bundle, aside=Path(scratch) / "old")
-    return report
+
+
+def _faces(folder: Path | None, config: SmileConfig) -> Faces:
+    """At most CALIBRATED captures of three people of four, and as many of the others. Raises ValueError."""
+    if folder is None:
+        raise ValueError(
+            "int8 needs views of faces to set its ranges: give a prepared site with --calibrate SITE, or leave int8 out of "
+            "--precision"
+        )
+    site = open_site(folder, config)
+    people = np.unique(site.subjects)
+    if len(people) < 2:
+        raise ValueError(
+            f"{folder} holds {len(people)} person: int8 is judged on other people than its ranges are set on, give a site of two "
+            "or more"
+        )
+    held = np.isin(site.subjects, people[:: min(4, len(people))])
+    chosen = [_spread(np.flatnonzero(rows)) for rows in (~held, held)]
+    ranges, judged = (site.gather(rows, config.model.modalities) for rows in chosen)
+    about = {
+        "captures": len(ranges),
+        "judged": len(judged),
+        "people": len(people),
+        "sha256": _sha256(np.ascontiguousarray(ranges).tobytes()),
+    }
+    return Faces(ranges, judged, about)
+
+
+def _spread(rows: np.ndarray) -> np.ndarray:
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), CALIBRATED)).round().astype(int)]
 
 
 def _own_prompts(checkpoint: Path, config: SmileConfig, meta: dict[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -107,95 +225,15 @@ def _own_prompts(checkpoint: Path, config: SmileConfig, meta: dict[str, Any]) ->
     return {name: prompts_for(config)[name] for name in EXPRESSIONS}
 
 
-def make_manifest(
-    config: SmileConfig,
-    meta: dict[str, Any],
-    *,
-    prompts: dict[str, tuple[str, ...]],
-    scale: float,
-    dim: int,
-    sampled: bool,
-    digest: str,
-) -> dict[str, Any]:
-    """`manifest.json`: all that a device, or the person in front of it, must know of the engine."""
-    views, model = config.views, config.model
-    channels = sum(CHANNELS[m] for m in model.modalities)
-    return {
-        "format": FORMAT,
-        "schema": SCHEMA,
-        "intended_use": INTENDED_USE,
-        "training_data": _training_data(meta),
-        "checkpoint": {"sha256": digest, "round": meta.get("round"), "meta": meta},
-        "input": {
-            "name": "views",
-            "dtype": "float32",
-            "range": [0, 255],
-            "shape": ["batch", len(views.yaws), channels, views.size, views.size],
-        },
-        "output": {"name": "embedding", "dtype": "float32", "shape": ["batch", dim], "norm": 1},
-        "preprocessing": _preprocessing(config),
-        "text": {
-            "labels": list(prompts),
-            "prompts": {name: list(group) for name, group in prompts.items()},
-            "prompts_sha256": bank_hash(prompts),
-            "logit_scale": scale,
-            "encoder": f"open_clip {model.tower}" if model.pretrained else "words",
-        },
-        "sequence": _SEQUENCES["pool" if config.training.frames > 1 else "mean"],
-        "tolerance": parity.TOLERANCE,
-        "golden": "views of a prepared site: they show its subjects"
-        if sampled
-        else "seeded pseudo-views, no faces",
-        "config": _config(config),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime", "numpy")},
-        },
-    }
-
-
-def _preprocessing(config: SmileConfig) -> dict[str, Any]:
-    """How a scan becomes the engine's input."""
-    views, model = config.views, config.model
-    names = {
-        "texture": ("red", "green", "blue"),
-        "depth": ("depth",),
-        "normals": ("normal x", "normal y", "normal z"),
-    }
-    channels = [name for m in CHANNELS if m in model.modalities for name in names[m]]
-    return {
-        "yaws": list(views.yaws),
-        "size": views.size,
-        "radius": views.radius,
-        "modalities": [m for m in CHANNELS if m in model.modalities],
-        "motion": views.motion,
-        "magnify": views.magnify,
-        "channels": channels,
-        "stored": list(views.modalities),
-        "all_channels": dict(CHANNELS),
-        "background": 0,
-        "missing_view": "0 throughout",
-        "dtype": "uint8",
-        "normalisation": "inside the model",
-    }
-
-
-def _training_data(meta: dict[str, Any]) -> str:
-    if meta.get("simulated"):
-        return "Simulated faces only: no figure of this model says anything about people."
-    return "Not stated by the checkpoint: ask the coordinator of the study before using the model on anybody."
-
-
-def _config(config: SmileConfig) -> dict[str, Any]:
-    nested = json.loads(to_json(config))
-    # Paths of the machines that trained and exported are no business of a device.
-    nested["model"]["pretrained"] = Path(config.model.pretrained).name
-    nested["federation"]["output"] = ""
-    return nested
-
-
 def site_views(folder: Path, config: SmileConfig, *, count: int = parity.CAPTURES) -> np.ndarray:
     """Some captures of a prepared site, evenly spread: (count, V, C, H, W) uint8. Raises ValueError if views differ."""
+    site = open_site(folder, config)
+    rows = np.linspace(0, len(site) - 1, count).round().astype(int)
+    return site.gather(rows, config.model.modalities)
+
+
+def open_site(folder: Path, config: SmileConfig) -> "Site":
+    """A prepared site whose views are those of the study. Raises ValueError."""
     from smile.site.store import Site
 
     site = Site(folder)
@@ -206,8 +244,7 @@ def site_views(folder: Path, config: SmileConfig, *, count: int = parity.CAPTURE
                 f"{folder} was prepared with {key} = {found} and the checkpoint wants {wanted}: prepare it again "
                 "or choose another site"
             )
-    rows = np.linspace(0, len(site) - 1, count).round().astype(int)
-    return site.gather(rows, config.model.modalities)
+    return site
 
 
 def _copy_code(draft: Path) -> None:
@@ -260,11 +297,11 @@ def _write_sums(draft: Path) -> None:
     (draft / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
-def _self_test(draft: Path, bundle: Path) -> None:
+def _self_test(draft: Path, bundle: Path, precision: str) -> None:
     """Run the draft as a device would. Raises ValueError when its own program disagrees with torch."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     done = subprocess.run(
-        [sys.executable, str(draft / "run.py"), "--self-test"],
+        [sys.executable, str(draft / "run.py"), "--self-test", "--precision", precision],
         capture_output=True,
         text=True,
         env=environment,
@@ -305,19 +342,11 @@ def _publish(draft: Path, bundle: Path, *, aside: Path) -> None:
         raise
 
 
-def _figures(report: dict[str, Any]) -> str:
-    if not report["reference_is_finite"]:
-        return "torch itself gives NaN or infinite embeddings"
-    worst = {key: max(batch[key] for batch in report["batches"].values()) for key in ("embedding", "logits")}
-    return (
-        f"largest difference between torch and ONNX Runtime {worst['embedding']:.2e} (embedding), "
-        f"{worst['logits']:.2e} (logits), allowed {report['tolerance']:.0e}"
+def summary(reports: dict[str, Any]) -> str:
+    """The parity reports in one line."""
+    return "; ".join(
+        f"{precision} {report['verdict']}: {parity.said(report)}" for precision, report in reports.items()
     )
-
-
-def summary(report: dict[str, Any]) -> str:
-    """The parity report as one sentence."""
-    return f"parity {report['verdict']}: {_figures(report)}"
 
 
 def _sha256(data: bytes) -> str:

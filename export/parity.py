@@ -3,6 +3,7 @@
 n golden captures, V views, C channels, H W pixels, D joint embedding, K classes.
 """
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,18 @@ import numpy as np
 
 from smile.config import SmileConfig
 
+from .runtime.smile_edge.engines import SKIPPED
+from .runtime.smile_edge.golden import MOST, figures, summary, within
+
 if TYPE_CHECKING:
     from smile.model import SmileModel
 
-TOLERANCE = 1e-4  # absolute, fp32, of embedding and of logits
+# Against torch, by the names of `golden.figures`: at most, of differences; at least, of the others.
+TOLERANCES = {
+    "fp32": {"embedding": 1e-4, "logits": 1e-4},
+    "fp16": {"cosine": 0.999},
+    "int8": {"cosine": 0.99, "same_class": 0.99},
+}
 BATCHES = (1, 2, 5)
 CAPTURES = max(BATCHES)
 
@@ -48,13 +57,15 @@ def torch_embeddings(model: "SmileModel", views: np.ndarray, config: SmileConfig
     return unit(encode(model, captures, np.arange(len(views)), config)[1])
 
 
-def onnx_embeddings(file: bytes, views: np.ndarray, *, batch: int) -> np.ndarray:
+def onnx_embeddings(file: bytes, views: np.ndarray, *, batch: int, precision: str = "fp32") -> np.ndarray:
     """What ONNX Runtime says of the same views, `batch` captures at a time: (n, D) float32."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        file, options, providers=["CPUExecutionProvider"], disabled_optimizers=SKIPPED.get(precision)
+    )
     parts = [
         session.run(None, {"views": views[start : start + batch].astype(np.float32)})[0]
         for start in range(0, len(views), batch)
@@ -63,34 +74,43 @@ def onnx_embeddings(file: bytes, views: np.ndarray, *, batch: int) -> np.ndarray
 
 
 def compare(
-    file: bytes, views: np.ndarray, reference: np.ndarray, *, text: np.ndarray, scale: float
+    file: bytes,
+    views: np.ndarray,
+    reference: np.ndarray,
+    *,
+    precision: str,
+    text: np.ndarray,
+    scale: float,
+    batches: Sequence[int] = BATCHES,
 ) -> dict[str, Any]:
-    """The parity report, plain data.
+    """The parity report of one ONNX file, plain data, as ONNX Runtime runs it on a CPU.
 
-    file: serialised ONNX; views: (n, V, C, H, W) uint8; reference: (n, D) torch embeddings; text: (K, D) class
-    embeddings; scale: inverse temperature. `verdict` is pass only when every difference at every batch size is at
-    most TOLERANCE.
+    views: (n, V, C, H, W) uint8; reference: (n, D) torch embeddings; text: (K, D) class embeddings; scale: inverse
+    temperature. `verdict` is pass only when every figure at every batch size is within TOLERANCES of the precision.
     """
-    expected = scale * reference @ text.T
-    batches, passed = {}, bool(np.isfinite(reference).all())
-    for batch in BATCHES:
-        embedding = onnx_embeddings(file, views, batch=batch)
-        logits = scale * embedding @ text.T
-        figures = {
-            "embedding": float(np.abs(embedding - reference).max()),
-            "logits": float(np.abs(logits - expected).max()),
-            "same_class": float((logits.argmax(axis=1) == expected.argmax(axis=1)).mean()),
-        }
-        # NaN compares false, so a difference that is no number fails.
-        passed &= figures["embedding"] <= TOLERANCE and figures["logits"] <= TOLERANCE
-        batches[str(batch)] = figures
-    worst = [figures[key] for figures in batches.values() for key in ("embedding", "logits")]
-    return {
-        "verdict": "pass" if passed else "fail",
-        "precision": "fp32",
-        "tolerance": TOLERANCE,
-        "captures": len(views),
-        "reference_is_finite": bool(np.isfinite(reference).all()),
-        "max_abs": float(np.max(worst)),
-        "batches": batches,
+    each = {
+        str(batch): figures(
+            onnx_embeddings(file, views, batch=batch, precision=precision), reference, text=text, scale=scale
+        )
+        for batch in batches
     }
+    tolerance, finite = TOLERANCES[precision], bool(np.isfinite(reference).all())
+    worst = {
+        name: (max if name in MOST else min)(found[name] for found in each.values())
+        for name in next(iter(each.values()))
+    }
+    return {
+        "verdict": "pass" if finite and all(within(found, tolerance) for found in each.values()) else "fail",
+        "tolerance": tolerance,
+        "captures": len(views),
+        "reference_is_finite": finite,
+        **worst,
+        "batches": each,
+    }
+
+
+def said(report: dict[str, Any]) -> str:
+    """The figures that count, each with its limit, as one sentence."""
+    if not report["reference_is_finite"]:
+        return "torch itself gives NaN or infinite embeddings"
+    return summary(report, report["tolerance"])

@@ -76,6 +76,7 @@ def export_onnx(model: SmileModel, config: SmileConfig, *, metadata: dict[str, s
         assert program is not None
         proto = program.model_proto
     _strip(proto)
+    _order_gelu(proto.graph)
     _check(proto)
     for key, value in (metadata or {}).items():
         proto.metadata_props.add(key=key, value=value)
@@ -114,6 +115,23 @@ def _strip(proto) -> None:
         item.ClearField("doc_string")
 
 
+def _order_gelu(graph) -> None:
+    """x * (0.5 * (1 + erf)) becomes (x * (1 + erf)) * 0.5, in which ONNX Runtime knows a GELU and computes it in one pass."""
+    after: dict[str, list] = {}
+    for node in graph.node:
+        for name in node.input:
+            after.setdefault(name, []).append(node)
+    for erf in [node for node in graph.node if node.op_type == "Erf"]:
+        chain = [erf]
+        while len(chain) < 4 and len(after.get(chain[-1].output[0], [])) == 1:
+            chain.append(after[chain[-1].output[0]][0])
+        if [node.op_type for node in chain] == ["Erf", "Add", "Mul", "Mul"]:
+            _, add, inner, outer = chain
+            (half,) = set(inner.input) - set(add.output)
+            (x,) = set(outer.input) - set(inner.output)
+            inner.input[:], outer.input[:] = [x, add.output[0]], [inner.output[0], half]
+
+
 def _check(proto) -> None:
     """Hold the promises of the file. Raises ValueError: torch or onnxscript changed what they write."""
     import onnx
@@ -124,10 +142,10 @@ def _check(proto) -> None:
     if opsets != {"": OPSET} or proto.functions or operators & {"Attention", "Gelu"}:
         raise ValueError(
             f"the exporter wrote opsets {opsets} with {sorted(operators & {'Attention', 'Gelu'})}: "
-            f"plain opset {OPSET} is needed; install the versions of torch and onnxscript in docs/edge.md"
+            f"plain opset {OPSET} is needed; install the versions of torch and onnxscript that this project's pyproject.toml asks for"
         )
     batch = proto.graph.input[0].type.tensor_type.shape.dim[0]
     if not batch.dim_param:
         raise ValueError(
-            "the exporter fixed the batch size: install the versions of torch and onnxscript in docs/edge.md"
+            "the exporter fixed the batch size: install the versions of torch and onnxscript that this project's pyproject.toml asks for"
         )

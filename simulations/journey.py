@@ -1,6 +1,6 @@
 """The whole journey, step by step, through the commands that a user would type.
 
-raw scans -> `smile prepare` -> `flwr run` -> evaluation on held-out people -> `python -m export` -> `run.py` -> report.
+raw scans -> `smile prepare` -> `flwr run` -> evaluation on held-out people -> `python -m export bundle` -> `run.py` -> report.
 """
 
 import argparse
@@ -243,7 +243,7 @@ def _export(
     bundle = out / "bundle"
     # Views of simulated people may lie in the bundle as its golden inputs; those of real people may not.
     sample = [] if plan.raw else ["--sample", str(sites[0])]
-    _command(["-m", "export", str(checkpoint), str(bundle), *sample])
+    _command(["-m", "export", "bundle", str(checkpoint), str(bundle), *sample])
     for sequence in reversed(find(raw[-1]).sequences):
         frame = sequence.frames[len(sequence.frames) // 2]
         try:
@@ -257,7 +257,7 @@ def _export(
     return {
         "truth": sequence.label,
         "answer": answer,
-        "parity": json.loads((bundle / "parity.json").read_text()),
+        "parity": json.loads((bundle / "parity.json").read_text())["fp32"],
     }
 
 
@@ -298,7 +298,7 @@ def _summary(
         "classes": federated["classes"],
         "test_subjects": federated["test_subjects"],
         "test_sequences": federated["test_sequences"],
-        "parity_max_abs": reading["parity"]["max_abs"],
+        "parity_max_abs": reading["parity"]["logits"],
         "reading": reading,
         "bytes_per_round": round(sum(r["bytes_sent"] + r["bytes_received"] for r in log) / len(log)),
         "rounds": len(log),

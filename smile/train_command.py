@@ -40,7 +40,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
   smile train /data/site --out runs/faces --set objective.prompt-source=geometry --steps 1000
   smile train /data/site --out runs/large --set model.tower=ViT-B-32 --set training.precision=bf16 --device cuda
   smile train /data/site --out runs/exact --deterministic --set training.seed=1
-  tensorboard --logdir runs                  the curves; python -m export runs/mine/round-0008 BUNDLE for the edge
+  tensorboard --logdir runs                  the curves; python -m export bundle runs/mine/round-0008 BUNDLE for the edge
 settings and their defaults: [tool.flwr.app.config] in pyproject.toml"""
     add = parser.add_argument
     add("site", metavar="SITE", type=Path, help="a prepared site; it is only read")

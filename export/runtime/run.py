@@ -1,7 +1,7 @@
 """Reads facial expressions on a device: `python3 run.py INPUT...`; from a program: `from run import ExpressionReader`.
 
-This file and `smile_edge/` lie in every bundle and need Python 3.10, numpy and onnxruntime; a raw scan also needs what
-`reader/` needs, and says so.
+This file and `smile_edge/` lie in every bundle and need Python 3.10, numpy and one engine, onnxruntime or TensorRT; a raw scan
+also needs what `reader/` needs, and says so.
 """
 
 import sys
@@ -12,9 +12,9 @@ if __name__ == "__main__":
 try:
     from smile_edge import ExpressionReader, main
 except ModuleNotFoundError as error:
-    if error.name not in ("numpy", "onnxruntime"):
+    if error.name != "numpy":
         raise
-    print(f"{error.name} is not installed: run `python3 -m pip install numpy onnxruntime`", file=sys.stderr)
+    print("numpy is not installed: run `python3 -m pip install numpy`", file=sys.stderr)
     sys.exit(2)
 
 __all__ = ["ExpressionReader", "main"]

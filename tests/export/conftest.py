@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smile.checkpoint import save
+from smile.checkpoint import load, save
 from smile.config import ModelConfig, SmileConfig, ViewConfig
 from smile.model import build_model
 from smile.protocol import get_arrays
+from tests.random_site import write_random_site
 from tests.views.shapes import face
 
 SITES = Path(__file__).parents[2].parent / "shared" / "sites"
@@ -35,6 +36,25 @@ def bundle(checkpoint, tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("device") / "bundle"
     write_bundle(checkpoint, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def people(checkpoint, tmp_path_factory) -> Path:
+    """A prepared site of noise with the views of the checkpoint's study: 8 people, 4 captures each."""
+    views = load(checkpoint)[1].views
+    return write_random_site(
+        tmp_path_factory.mktemp("noise") / "site", views, people=8, sequences=4, frames=1
+    )
+
+
+@pytest.fixture(scope="session")
+def three(checkpoint, people, tmp_path_factory) -> Path:
+    """A bundle in all three precisions."""
+    folder = tmp_path_factory.mktemp("three") / "bundle"
+    from export.bundle import write_bundle
+
+    write_bundle(checkpoint, folder, precisions=("fp16", "fp32", "int8"), calibrate=people)
     return folder
 
 

@@ -13,6 +13,7 @@ import pytest
 from export import bundle as bundles
 from export import parity, to_onnx
 from export.__main__ import main
+from export.manifest import _config, make_manifest
 from smile.checkpoint import load, save
 from smile.config import ModelConfig, SmileConfig, TrainingConfig, ViewConfig
 from smile.labels import EXPRESSIONS
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def exported(bundle, monkeypatch) -> None:
     """The ONNX file of the session's bundle instead of a new export: same checkpoint, same file, no seconds."""
-    file = (bundle / "model.onnx").read_bytes()
+    file = (bundle / "model.fp32.onnx").read_bytes()
     monkeypatch.setattr(to_onnx, "export_onnx", lambda *_, **__: file)
 
 
@@ -40,7 +41,7 @@ def test_every_file_is_listed_and_whole(bundle):
     }
     assert sums == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
     assert {
-        "model.onnx",
+        "model.fp32.onnx",
         "text_embeddings.npy",
         "golden.npz",
         "manifest.json",
@@ -87,22 +88,22 @@ def test_the_manifest_says_what_a_device_must_know(manifest, checkpoint, bundle)
 def test_a_checkpoint_that_does_not_say_so_is_not_called_simulated(exported, checkpoint, tmp_path):
     model, config, _ = load(checkpoint)
     save(tmp_path / "ck", get_arrays(model), config, {"round": 1})
-    assert main([str(tmp_path / "ck"), str(tmp_path / "b")]) == 0
+    assert main(["bundle", str(tmp_path / "ck"), str(tmp_path / "b")]) == 0
     assert "Not stated" in json.loads((tmp_path / "b" / "manifest.json").read_text())["training_data"]
 
 
 def test_a_checkpoint_with_a_temporal_pool_says_that_the_bundle_has_none(manifest):
     config = SmileConfig(training=TrainingConfig(frames=4))
-    found = bundles.make_manifest(
-        config, {}, prompts={"a": ("x",)}, scale=1.0, dim=8, sampled=False, digest=""
+    found = make_manifest(
+        config, {}, prompts={"a": ("x",)}, scale=1.0, dim=8, sampled=False, digest="", batch=(1, 1, 8)
     )
     assert "not part of a bundle" in found["sequence"] != manifest["sequence"]
 
 
 def test_paths_in_the_settings_stay_behind():
     config = SmileConfig(model=ModelConfig(pretrained="/data/secret/weights.bin"))
-    assert bundles._config(config)["model"]["pretrained"] == "weights.bin"
-    assert bundles._config(config)["federation"]["output"] == ""
+    assert _config(config)["model"]["pretrained"] == "weights.bin"
+    assert _config(config)["federation"]["output"] == ""
 
 
 def test_the_copied_reader_is_closed_and_light(bundle):
@@ -135,13 +136,14 @@ def test_the_runtime_parses_as_python_310():
 
 def test_the_command_prints_its_verdict_and_replaces_an_older_bundle(exported, checkpoint, tmp_path, capsys):
     target = tmp_path / "b"
-    assert main([str(checkpoint), str(target)]) == 0
-    assert "parity pass" in capsys.readouterr().out
+    assert main(["bundle", str(checkpoint), str(target)]) == 0
+    assert "fp32 pass" in capsys.readouterr().out
     (target / "left-over").write_text("x")
-    assert main([str(checkpoint), str(target), "--json"]) == 0
+    assert main(["bundle", str(checkpoint), str(target), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer["verdict"] == "pass"
-    assert answer["max_abs"] <= parity.TOLERANCE
+    report = answer["models"]["fp32"]
+    assert report["verdict"] == "pass"
+    assert report["logits"] <= parity.TOLERANCES["fp32"]["logits"] == 1e-4
     assert not (target / "left-over").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["b"]  # no scratch is left beside it
 
@@ -159,20 +161,20 @@ def test_another_folder_is_never_overwritten(exported, checkpoint, tmp_path, cap
     target.mkdir()
     prepare(target)
     before = {p.name: p.read_text() for p in target.iterdir()}
-    assert main([str(checkpoint), str(target)]) == 1
+    assert main(["bundle", str(checkpoint), str(target)]) == 1
     assert "is not a bundle" in capsys.readouterr().err
     assert {p.name: p.read_text() for p in target.iterdir()} == before
 
 
 def test_a_file_in_the_way_is_never_overwritten(exported, checkpoint, tmp_path, capsys):
     (tmp_path / "b").write_text("notes")
-    assert main([str(checkpoint), str(tmp_path / "b")]) == 1
+    assert main(["bundle", str(checkpoint), str(tmp_path / "b")]) == 1
     assert (tmp_path / "b").read_text() == "notes"
 
 
 def test_failed_parity_publishes_nothing(exported, checkpoint, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(parity, "TOLERANCE", 0.0)
-    assert main([str(checkpoint), str(tmp_path / "b")]) == 1
+    monkeypatch.setitem(parity.TOLERANCES, "fp32", {"embedding": 0.0})
+    assert main(["bundle", str(checkpoint), str(tmp_path / "b")]) == 1
     assert "parity failed" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -185,7 +187,7 @@ def test_a_diverged_checkpoint_publishes_nothing(exported, checkpoint, tmp_path,
         config,
         {},
     )
-    assert main([str(tmp_path / "ck"), str(tmp_path / "b")]) == 1
+    assert main(["bundle", str(tmp_path / "ck"), str(tmp_path / "b")]) == 1
     assert "NaN" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
 
@@ -194,7 +196,7 @@ def test_a_failed_self_test_publishes_nothing_and_keeps_the_old(
     exported, checkpoint, tmp_path, capsys, monkeypatch
 ):
     target = tmp_path / "b"
-    assert main([str(checkpoint), str(target)]) == 0
+    assert main(["bundle", str(checkpoint), str(target)]) == 0
     before = (target / "SHA256SUMS").read_text()
     write_sums = bundles._write_sums
 
@@ -203,7 +205,7 @@ def test_a_failed_self_test_publishes_nothing_and_keeps_the_old(
         (draft / "text_embeddings.npy").write_bytes(b"damage")
 
     monkeypatch.setattr(bundles, "_write_sums", damage)
-    assert main([str(checkpoint), str(target)]) == 1
+    assert main(["bundle", str(checkpoint), str(target)]) == 1
     assert "self-test failed" in capsys.readouterr().err
     assert (target / "SHA256SUMS").read_text() == before
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
@@ -212,14 +214,14 @@ def test_a_failed_self_test_publishes_nothing_and_keeps_the_old(
 def test_words_of_another_version_are_refused(exported, checkpoint, tmp_path, capsys):
     model, config, _ = load(checkpoint)
     save(tmp_path / "ck", get_arrays(model), config, {"prompts": "0" * 64, "version": "0.0.9"})
-    assert main([str(tmp_path / "ck"), str(tmp_path / "b")]) == 1
+    assert main(["bundle", str(tmp_path / "ck"), str(tmp_path / "b")]) == 1
     assert "0.0.9" in capsys.readouterr().err
 
 
 def test_own_prompts_become_the_classes(exported, checkpoint, tmp_path):
     words = tmp_path / "words.json"
     words.write_text(json.dumps({"smile": ["a smiling face"], "rest": ["a face at rest", "a blank face"]}))
-    assert main([str(checkpoint), str(tmp_path / "b"), "--prompts", str(words)]) == 0
+    assert main(["bundle", str(checkpoint), str(tmp_path / "b"), "--prompts", str(words)]) == 0
     assert json.loads((tmp_path / "b" / "manifest.json").read_text())["text"]["labels"] == ["smile", "rest"]
     assert np.load(tmp_path / "b" / "text_embeddings.npy").shape == (2, 128)
 
@@ -227,7 +229,7 @@ def test_own_prompts_become_the_classes(exported, checkpoint, tmp_path):
 def test_a_site_gives_the_golden_captures(exported, checkpoint, site, tmp_path, capsys):
     from smile.site.store import Site
 
-    assert main([str(checkpoint), str(tmp_path / "b"), "--sample", str(site)]) == 0
+    assert main(["bundle", str(checkpoint), str(tmp_path / "b"), "--sample", str(site)]) == 0
     assert "must not leave it" in capsys.readouterr().err
     with np.load(tmp_path / "b" / "golden.npz", allow_pickle=False) as golden:
         views = golden["views"]
@@ -248,7 +250,13 @@ def test_a_site_of_other_views_is_refused(site):
 @pytest.mark.parametrize("arguments", [["nowhere", "b"], ["nowhere", "b", "--sample", "nothing"]])
 def test_mistakes_end_in_one_sentence(arguments, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "export", *(str(tmp_path / a) if a[0] != "-" else a for a in arguments)],
+        [
+            sys.executable,
+            "-m",
+            "export",
+            "bundle",
+            *(str(tmp_path / a) if a[0] != "-" else a for a in arguments),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

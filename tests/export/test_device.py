@@ -6,12 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
+from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from export.runtime.smile_edge.views import read_views
+from simulations import faces as simulated
+from tests.export.updates import other_words
+from tests.scans.writers_depth import PHONE, photograph
 
 pytestmark = pytest.mark.slow
 SITES = Path(__file__).parents[2].parent / "shared" / "sites"
@@ -69,6 +73,66 @@ def test_a_bundle_needs_numpy_and_onnxruntime_alone(device, bundle, reader, gold
     assert answer["probabilities"] == pytest.approx(
         reader.predict(golden["views"])["probabilities"], abs=1e-5
     )
+
+
+def test_every_way_to_use_it_works_there(device, three, checkpoint, golden, tmp_path):
+    """All precisions, a folder, a stream, a depth frame, the service and an update, by the same two packages."""
+    moved = Path(shutil.copytree(three, tmp_path / "bundle"))
+    for precision in ("fp32", "fp16", "int8"):
+        done = command(device, moved / "run.py", "--self-test", "--precision", precision, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number, views in enumerate(golden["views"][:3]):
+        np.save(frames / f"{number}.npy", views)
+    for words in ([frames], ["--stream", frames, "--idle", "1"]):
+        done = command(device, moved / "run.py", *words, "--json", cwd=tmp_path)
+        assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 3)
+    _depth_frame(tmp_path)
+    done = command(
+        device,
+        moved / "run.py",
+        "--depth",
+        "depth.npy",
+        "--intrinsics",
+        "camera.json",
+        "--json",
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stderr) == (0, "") and len(json.loads(done.stdout)["probabilities"]) == 7
+    assert _served(device, moved, frames / "0.npy") == 200
+    other_words(moved, checkpoint, tmp_path)
+    done = command(device, moved / "run.py", "--update", "w.update", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = command(device, moved / "run.py", frames / "0.npy", "--json", cwd=tmp_path)
+    assert set(json.loads(done.stdout)["probabilities"]) == {"smile", "rest"}
+
+
+def _depth_frame(folder: Path) -> None:
+    """A simulated face as a phone's depth camera sees it: metres, with the numbers of its lens."""
+    face = simulated.face(simulated.sample_identity(np.random.default_rng(5)), {})
+    metres, _ = photograph(face.vertices + np.array([4.0, -6.0, -380.0]), face.faces, PHONE)
+    np.save(folder / "depth.npy", metres.astype(np.float32))
+    (folder / "camera.json").write_text(
+        json.dumps({name: getattr(PHONE, name) for name in ("fx", "fy", "cx", "cy")})
+    )
+
+
+def _served(device: Path, bundle: Path, views: Path) -> int:
+    """Status of one POST /predict to the bundle's own service, which ends by SIGTERM."""
+    words = [str(device), str(bundle / "run.py"), "--serve", "127.0.0.1:0"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            address = re.search(r"http://(\S+)", process.stderr.readline())
+            assert address
+            connection = HTTPConnection(address[1], timeout=30)
+            connection.request("POST", "/predict", views.read_bytes())
+            status = connection.getresponse().status
+        finally:
+            process.terminate()
+    assert process.returncode == 0
+    return status
 
 
 READ = """

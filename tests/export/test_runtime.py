@@ -131,7 +131,7 @@ def test_classes_that_make_no_sense_are_refused(reader, labels, embeddings):
 def test_prompts_that_need_a_text_tower_are_refused(bundle, monkeypatch):
     reader = ExpressionReader(bundle, threads=1)
     monkeypatch.setitem(reader.manifest["text"], "encoder", "open_clip ViT-B-32")
-    with pytest.raises(ValueError, match="python -m export CHECKPOINT BUNDLE --prompts"):
+    with pytest.raises(ValueError, match="python -m export prompts CHECKPOINT FILE OUT"):
         reader.set_prompts({"a": ["x"], "b": ["y"]})
 
 
@@ -188,6 +188,38 @@ def test_photographs_may_lack_a_view_and_a_scan_may_not(
     monkeypatch.setattr(edge_views, "_render", lambda *_: views)
     with pytest.raises(ValueError, match="the view at 30 degrees is empty: is it a scan"):
         edge_views.read_views(faces / "colour.ply", bundle, spec)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--key", "k", "x.npy"],
+        ["--self-test", "--serve", "0"],
+        ["--self-test", "x.npy"],
+        ["--workspace-mb", "-1", "--build-engine"],
+    ],
+)
+def test_one_thing_at_a_time(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "error: " in capsys.readouterr().err
+
+
+def test_an_update_that_is_none_leaves_the_bundle(copied, tmp_path, capsys):
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    (tmp_path / "update.zip").write_bytes(b"junk")
+    assert main(["--bundle", str(copied), "--update", str(tmp_path / "update.zip")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
+
+
+def test_an_engine_is_built_as_it_was_asked_for(copied, monkeypatch):
+    from export.runtime.smile_edge import tensorrt_build
+
+    asked = []
+    monkeypatch.setattr(tensorrt_build, "build_engine", lambda bundle, **more: asked.append((bundle, more)))
+    assert main(["--bundle", str(copied), "--build-engine", "--precision", "fp16", "--dla", "0"]) == 0
+    assert asked == [(copied, {"precision": "fp16", "workspace_mb": None, "dla": 0})]
 
 
 # --- a prepared site ----------------------------------------------------------------------------------------------

@@ -5,14 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-SUMS, MANIFEST, MODEL, TEXT, GOLDEN = (
+SUMS, MANIFEST, TEXT, GOLDEN = (
     "SHA256SUMS",
     "manifest.json",
-    "model.onnx",
     "text_embeddings.npy",
     "golden.npz",
 )
-FORMAT, SCHEMA = "smile edge bundle", 1
+FORMAT, SCHEMA = "smile edge bundle", 2
 
 
 def read_sums(bundle: Path) -> dict[str, str]:
@@ -20,11 +19,13 @@ def read_sums(bundle: Path) -> dict[str, str]:
     path = bundle / SUMS
     if not path.is_file():
         raise ValueError(
-            f"{bundle} is not a bundle: {SUMS} is missing; make one with `python -m export CHECKPOINT BUNDLE`"
+            f"{bundle} is not a bundle: {SUMS} is missing; make one with `python -m export bundle CHECKPOINT BUNDLE`"
         )
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}): copy the bundle again") from None
     except ValueError:
         raise ValueError(f"{path} is damaged: copy the bundle again") from None
 
@@ -47,6 +48,12 @@ def read_manifest(bundle: Path, sums: dict[str, str]) -> dict[str, Any]:
     if manifest.get("format") != FORMAT or manifest.get("schema") != SCHEMA:
         raise ValueError(
             f"{bundle / MANIFEST} has schema {manifest.get('schema')!r} and this program reads {SCHEMA}: "
-            "use the run.py of the same bundle"
+            "use the run.py of the same bundle, or make the bundle anew"
         )
     return manifest
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, short enough for a sentence."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

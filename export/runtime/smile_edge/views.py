@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .files import read_checked, read_sums
+from .files import first_line, read_checked, read_sums
 
 
 def read_views(path: Path, bundle: Path, spec: dict[str, Any]) -> tuple[np.ndarray, dict[str, float]]:
@@ -38,17 +38,13 @@ def read_views(path: Path, bundle: Path, spec: dict[str, Any]) -> tuple[np.ndarr
         views = check_views(views, spec, str(path), modalities=_site_modalities(path, spec))
     else:
         _refuse_single_scan(path, spec)
-        modules = {name: reader_module(bundle, name) for name in ("config", "scans", "geometry", "views")}
+        modules = scan_modules(bundle)
         start = time.perf_counter()  # importing the packages is no part of reading a scan
-        scan = _attempt(
+        scan = attempt(
             path, lambda: modules["scans"].read_file(path, need_texture="texture" in spec["modalities"])
         )
         read = time.perf_counter()
-        views = check_views(_attempt(path, lambda: _render(scan, modules, spec)), spec, str(path))
-        # As in `smile prepare`: a scan has all views, only photographs lack some.
-        for yaw, view in zip(spec["yaws"], views[0], strict=True):
-            if not view.any():
-                raise ValueError(f"{path}: the view at {yaw:g} degrees is empty: is it a scan of a face?")
+        views = scan_views(path, scan, modules, spec)
     return views, {"read": 1e3 * (read - start), "views": 1e3 * (time.perf_counter() - read)}
 
 
@@ -168,7 +164,7 @@ def reader_module(bundle: Path, name: str) -> ModuleType:
         return importlib.import_module(f"{_load_reader(bundle).__name__}.{name}")
     except (ImportError, re.error, SyntaxError) as error:
         raise ValueError(
-            f"Python {platform.python_version()} cannot load {bundle / 'reader' / name} ({_first_line(error)}): use "
+            f"Python {platform.python_version()} cannot load {bundle / 'reader' / name} ({first_line(error)}): use "
             "Python 3.11 or later, or give prepared views as .npy"
         ) from None
 
@@ -197,6 +193,21 @@ def _load_reader(bundle: Path) -> ModuleType:
     return module
 
 
+def scan_modules(bundle: Path) -> dict[str, ModuleType]:
+    """The modules of `reader/` that make views of a scan."""
+    return {name: reader_module(bundle, name) for name in ("config", "scans", "geometry", "views")}
+
+
+def scan_views(path: Path, scan: Any, modules: dict[str, ModuleType], spec: dict[str, Any]) -> np.ndarray:
+    """A scan that was read from `path` -> (1, V, C, H, W) uint8. Raises ValueError when there is no face in it."""
+    views = check_views(attempt(path, lambda: _render(scan, modules, spec)), spec, str(path))
+    # As in `smile prepare`: a scan has all views, only photographs lack some.
+    for yaw, view in zip(spec["yaws"], views[0], strict=True):
+        if not view.any():
+            raise ValueError(f"{path}: the view at {yaw:g} degrees is empty: is it a scan of a face?")
+    return views
+
+
 def _render(scan: Any, modules: dict[str, ModuleType], spec: dict[str, Any]) -> np.ndarray:
     """Raw scan -> (V, C, H, W) uint8, exactly as `smile prepare` makes them."""
     settings = modules["config"].ViewConfig(
@@ -209,24 +220,19 @@ def _render(scan: Any, modules: dict[str, ModuleType], spec: dict[str, Any]) -> 
     return modules["views"].encode(modules["views"].render(aligned, settings), settings)
 
 
-def _attempt(path: Path, work: Any) -> Any:
+def attempt(path: Path, work: Any) -> Any:
     """Run `work`; whatever a damaged scan makes a parser raise becomes one sentence."""
     try:
         return work()
     except ValueError as error:
-        sentence = _first_line(error)
+        sentence = first_line(error)
         raise ValueError(sentence if path.name in sentence else f"{path}: {sentence}") from None
     except ImportError as error:
         module = (error.name or "a package").split(".")[0]
         package = {"PIL": "pillow"}.get(module, module)
         raise ValueError(
-            f"{path}: reading this file needs {package} ({_first_line(error)}): run `python3 -m pip install {package}`, or "
+            f"{path}: reading this file needs {package} ({first_line(error)}): run `python3 -m pip install {package}`, or "
             "give prepared views as .npy"
         ) from None
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as a scan ({_first_line(error)}): export it again") from None
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+        raise ValueError(f"{path} cannot be read as a scan ({first_line(error)}): export it again") from None

@@ -61,7 +61,7 @@ def path(values: Sequence[float | None], *, width: float, height: float, points:
         return ""
     low, high = min(known), max(known)
     scale = height / (high - low) if high > low else 0.0
-    stretch = math.ceil(2 * len(values) / points) if len(values) > points else 1
+    stretch = math.ceil(len(values) / (points // 2)) if len(values) > points else 1
     commands, pen = [], "M"
     for start in range(0, len(values), stretch):
         some = [

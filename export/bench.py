@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .runtime.smile_edge.bench import RUNS, machine, measure, table
+from .runtime.smile_edge.command import positive
 from .runtime.smile_edge.engines import PROVIDERS
 from .runtime.smile_edge.files import read_manifest, read_sums
 from .runtime.smile_edge.model import ExpressionReader
@@ -40,13 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of each, after the warm-up (default: %(default)s)",
     )
     add("--json", action="store_true", help="the report as JSON")
-
-
-def positive(word: str) -> int:
-    """A whole number from 1 on, for argparse."""
-    if not word.isdigit() or int(word) == 0:
-        raise argparse.ArgumentTypeError(f"{word!r} is no whole number from 1 on")
-    return int(word)
 
 
 def command(options: argparse.Namespace) -> int:

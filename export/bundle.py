@@ -22,12 +22,14 @@ from smile import checkpoint as checkpoints
 from smile.config import SmileConfig
 from smile.labels import EXPRESSIONS
 from smile.prompts import bank_hash, prompts_for
+from smile.site.disk import sha256
 from smile.text import class_embeddings, prompt_embeddings
 
 from . import parity, to_onnx
 from .manifest import about_file, make_manifest
 from .precision import to_fp16, to_int8
 from .runtime.smile_edge.files import FORMAT, GOLDEN, MANIFEST, SUMS, TEXT
+from .runtime.smile_edge.publish import exchanged, sync
 
 if TYPE_CHECKING:
     from smile.model import SmileModel
@@ -99,7 +101,7 @@ def write_bundle(
         scale=scale,
         dim=model.dim,
         sampled=sample is not None,
-        digest=_sha256((checkpoint / "model.safetensors").read_bytes()),
+        digest=sha256(checkpoint / "model.safetensors"),
         batch=batch,
     )
     reference = parity.torch_embeddings(model, views, config)
@@ -293,7 +295,7 @@ def _relative_imports(path: Path) -> list[Path]:
 
 def _write_sums(draft: Path) -> None:
     files = sorted(path for path in draft.rglob("*") if path.is_file())
-    lines = [f"{_sha256(path.read_bytes())}  {path.relative_to(draft).as_posix()}\n" for path in files]
+    lines = [f"{sha256(path)}  {path.relative_to(draft).as_posix()}\n" for path in files]
     (draft / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
@@ -325,21 +327,17 @@ def _check_target(bundle: Path) -> None:
 
 
 def _publish(draft: Path, bundle: Path, *, aside: Path) -> None:
-    """Give the finished folder its name; an old bundle stays in place until the new one is on the disk."""
-    for path in (*draft.rglob("*"), draft):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    if bundle.exists():
-        bundle.rename(aside)
-    try:
+    """Give the finished folder its name; an old bundle stays in place until the new one is on the disk, Ctrl-C included."""
+    sync(draft)
+    if not bundle.exists():
         draft.rename(bundle)
-    except OSError:
-        if aside.exists():
+    elif not exchanged(draft, bundle):
+        bundle.rename(aside)
+        try:
+            draft.rename(bundle)
+        except BaseException:
             aside.rename(bundle)
-        raise
+            raise
 
 
 def summary(reports: dict[str, Any]) -> str:

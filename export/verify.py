@@ -4,7 +4,6 @@ n captures, u decisions, D joint embedding.
 """
 
 import argparse
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import parity
+from .runtime.smile_edge.files import read_manifest, read_sums
 from .runtime.smile_edge.golden import figures, summary, within
 from .runtime.smile_edge.model import ExpressionReader
 
@@ -55,7 +55,8 @@ def verify(bundle: Path, *, checkpoint: Path | None = None, site: Path | None = 
 
     Raises ValueError: a damaged bundle, a checkpoint that it was not made of, or a site of other views.
     """
-    readers = [ExpressionReader(bundle, precision=p) for p in ExpressionReader(bundle).manifest["models"]]
+    models = read_manifest(bundle, read_sums(bundle))["models"]
+    readers = [ExpressionReader(bundle, precision=precision) for precision in models]
     readers += [
         ExpressionReader(bundle, precision=path.stem, provider="tensorrt")
         for path in sorted((bundle / "engines").glob("*.engine"))
@@ -94,11 +95,12 @@ class HeldOut:
     def __init__(self, bundle: Path, checkpoint: Path, site: Path) -> None:
         from smile import checkpoint as checkpoints
         from smile.protocols import SIX, Study, select, splits
+        from smile.site.disk import sha256
 
         from .bundle import open_site
 
         model, self.config, _ = checkpoints.load(checkpoint)
-        digest = hashlib.sha256((checkpoint / "model.safetensors").read_bytes()).hexdigest()
+        digest = sha256(checkpoint / "model.safetensors")
         made_of = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["checkpoint"]["sha256"]
         if digest != made_of:
             raise ValueError(

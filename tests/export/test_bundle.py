@@ -192,6 +192,33 @@ def test_a_diverged_checkpoint_publishes_nothing(exported, checkpoint, tmp_path,
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize("in_one_step", [True, False])
+@pytest.mark.parametrize("stopped", [True, False])
+def test_ctrl_c_between_the_names_leaves_the_old_bundle(tmp_path, monkeypatch, in_one_step, stopped):
+    draft, bundle = tmp_path / "draft", tmp_path / "bundle"
+    for folder in (draft, bundle):
+        folder.mkdir()
+        (folder / "name").write_text(folder.name)
+    rename, calls = Path.rename, []
+
+    def interrupted(path: Path, target: Path) -> Path:
+        calls.append(path.name)
+        if stopped and len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    if not in_one_step:
+        monkeypatch.setattr(bundles, "exchanged", lambda *_: False)
+    if stopped and not in_one_step:
+        with pytest.raises(KeyboardInterrupt):
+            bundles._publish(draft, bundle, aside=tmp_path / "aside")
+    else:
+        bundles._publish(draft, bundle, aside=tmp_path / "aside")
+    assert (bundle / "name").read_text() == ("bundle" if stopped and not in_one_step else "draft")
+    assert bool(calls) != in_one_step
+
+
 def test_a_failed_self_test_publishes_nothing_and_keeps_the_old(
     exported, checkpoint, tmp_path, capsys, monkeypatch
 ):

@@ -307,7 +307,7 @@ def folders(tmp_path) -> dict[str, Path]:
 def test_an_interrupted_swap_is_none(folders, tmp_path, monkeypatch, exchange, step, late, error):
     """Stopped before or after each change of a name, with and without the exchange in one step."""
     bundle, steps = folders["old"], iter(range(10))
-    rename, exchanged = Path.rename, edge._exchanged
+    rename, exchanged = Path.rename, edge.exchanged
 
     def interrupted(change):
         def run(*places: Path) -> object:
@@ -326,9 +326,9 @@ def test_an_interrupted_swap_is_none(folders, tmp_path, monkeypatch, exchange, s
         pytest.skip("this file system exchanges no names")
     elif exchange:
         exchanged(folders["new"], bundle)
-        monkeypatch.setattr(edge, "_exchanged", interrupted(exchanged))
+        monkeypatch.setattr(edge, "exchanged", interrupted(exchanged))
     else:
-        monkeypatch.setattr(edge, "_exchanged", lambda *_: False)
+        monkeypatch.setattr(edge, "exchanged", lambda *_: False)
     with pytest.raises(error):
         edge._swap(folders["new"], bundle, older=tmp_path / "s" / "older")
     found = [(place / "name").read_text() for place in (bundle, folders["before"])]
@@ -338,7 +338,7 @@ def test_an_interrupted_swap_is_none(folders, tmp_path, monkeypatch, exchange, s
 @pytest.mark.parametrize("exchange", [True, False])
 def test_a_swap_that_is_not_interrupted(folders, tmp_path, monkeypatch, exchange):
     if not exchange:
-        monkeypatch.setattr(edge, "_exchanged", lambda *_: False)
+        monkeypatch.setattr(edge, "exchanged", lambda *_: False)
     edge._swap(folders["new"], folders["old"], older=tmp_path / "s" / "older")
     found = [(folders[name] / "name").read_text() for name in ("old", "before")]
     assert found == ["new", "old"] and (tmp_path / "s" / "older" / "name").read_text() == "before"

@@ -150,7 +150,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "(.wrl, .bnt, .obj, .ply ...); or a folder of these, in the order of their names",
     )
     add("--json", action="store_true", help="one JSON object for each input, one a line")
-    add("--top", type=_positive, metavar="K", help="print only the K most probable expressions")
+    add("--top", type=positive, metavar="K", help="print only the K most probable expressions")
     add("--prompts", type=Path, metavar="FILE", help="other classes: JSON {expression: [sentence, ...]}")
     add("--bundle", type=Path, default=Path(__file__).resolve().parents[1], help=argparse.SUPPRESS)
     _add_engine(parser.add_argument_group("engine"))
@@ -174,12 +174,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     group.add_argument("--bench", action="store_true", help="measure how long the engine and an INPUT take")
     group.add_argument(
         "--batch",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="with --bench: captures at once (default: 1, 2, 4, 8, 16)",
     )
     group.add_argument(
-        "--runs", type=_positive, metavar="N", help=f"with --bench: of each call (default: {RUNS})"
+        "--runs", type=positive, metavar="N", help=f"with --bench: of each call (default: {RUNS})"
     )
     options = parser.parse_args(arguments)
     _check(parser, options)
@@ -210,7 +210,7 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--precision", metavar="NAME", help="fp32, fp16 or int8; default: what manifest.json says")
     add("--provider", choices=PROVIDERS, help="what computes, never another one than this; default: cpu")
-    add("--threads", type=_positive, metavar="N", help="of the engine; default: one a core")
+    add("--threads", type=positive, metavar="N", help="of the engine; default: one a core")
     add(
         "--workspace-mb",
         type=_whole,
@@ -240,7 +240,8 @@ def _add_frames(group: argparse._ArgumentGroup) -> None:
     add("--idle", type=_seconds, metavar="SECONDS", help="end --stream after so long without a frame")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number from 1 to 1024, for argparse."""
     if not text.isdigit() or not 1 <= int(text) <= 1024:
         raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from 1 to 1024")
     return int(text)
@@ -253,7 +254,7 @@ def _whole(text: str) -> int:
 
 
 def _window(text: str) -> int:
-    if _positive(text) < 2:
+    if positive(text) < 2:
         raise argparse.ArgumentTypeError("a window has 2 frames or more")
     return int(text)
 

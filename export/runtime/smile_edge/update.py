@@ -6,7 +6,6 @@ that both machines hold. Standard library only.
 """
 
 import contextlib
-import ctypes
 import hashlib
 import hmac
 import importlib.util
@@ -24,6 +23,7 @@ from typing import Any
 
 from .files import FORMAT as BUNDLE_FORMAT
 from .files import MANIFEST, SUMS, read_checked, read_manifest, read_sums
+from .publish import exchanged, sync
 
 try:
     import fcntl
@@ -36,7 +36,6 @@ STRETCH = struct.Struct("<QQ")  # start and length of bytes that change
 MOST = 2 << 30  # bytes of one file, as ONNX has it: a damaged length must not fill the memory
 MOST_ABOUT = 1 << 20
 _ENGINES = "engines"  # in the bundle; made by the device and therefore in no update
-_EXCHANGE = 2  # RENAME_EXCHANGE of linux/fs.h
 # What zipfile and zlib raise for bytes that are not what they were.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OverflowError, struct.error)
 
@@ -85,18 +84,17 @@ def apply(update: Path, bundle: Path, *, key: bytes | None = None) -> dict[str, 
     bundle = bundle.resolve()
     with _opened(update) as archive:
         about = _read_about(update, archive, key)
-        _check_from(about, update, bundle)
+        _sums_of(about, update, bundle)
         provider = _provider(update)
         try:
             with _scratch(bundle) as scratch:
-                _check_from(about, update, bundle)  # again: another update may have been waited for
-                sums = read_sums(bundle)
+                sums = _sums_of(about, update, bundle)  # again: another update may have been waited for
                 _check_previous(_previous(bundle))
                 draft = scratch / "bundle"
                 _draft(update, archive, about, bundle, sums, draft)
                 _keep_engines(bundle, sums, draft)
                 _self_test(update, bundle, draft, provider)
-                _sync(draft)
+                sync(draft)
                 _swap(draft, bundle, older=scratch / "older")
         except OSError as error:
             place = error.filename or bundle.parent
@@ -110,13 +108,14 @@ def apply(update: Path, bundle: Path, *, key: bytes | None = None) -> dict[str, 
     return about
 
 
-def _check_from(about: dict[str, Any], update: Path, bundle: Path) -> None:
-    """Raises ValueError where the bundle is damaged, or another than the update was made for."""
-    read_sums(bundle)
+def _sums_of(about: dict[str, Any], update: Path, bundle: Path) -> dict[str, str]:
+    """SHA256SUMS. Raises ValueError where the bundle is damaged, or another than the update was made for."""
+    sums = read_sums(bundle)
     if about["from"] != _sha256((bundle / SUMS).read_bytes()):
         raise ValueError(
             f"{update} is for round {about['from_round']} of another bundle than {bundle.name}: make it with this one"
         )
+    return sums
 
 
 @contextlib.contextmanager
@@ -353,24 +352,13 @@ def _program(update: Path, draft: Path, *arguments: str) -> None:
         )
 
 
-def _sync(folder: Path) -> None:
-    """On the disk before it gets the name: a power cut leaves the old bundle or a whole new one."""
-    for path in (*folder.rglob("*"), folder, folder.parent):
-        if path.is_file() or os.name != "nt":  # folders cannot be opened there
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-
-
 def _swap(draft: Path, bundle: Path, *, older: Path) -> None:
     """The draft becomes the bundle, the bundle BUNDLE.previous, and a previous one `older`; or all stay, Ctrl-C included."""
     previous, old = _previous(bundle), bundle.stat().st_ino
     try:
         if previous.exists():
             previous.rename(older)
-        if _exchanged(draft, bundle):
+        if exchanged(draft, bundle):
             draft.rename(previous)
         else:
             bundle.rename(previous)
@@ -379,20 +367,10 @@ def _swap(draft: Path, bundle: Path, *, older: Path) -> None:
         if not bundle.exists():
             previous.rename(bundle)
         elif draft.exists() and draft.stat().st_ino == old:
-            _exchanged(draft, bundle)
+            exchanged(draft, bundle)
         if older.exists() and not previous.exists():
             older.rename(previous)
         raise
-
-
-def _exchanged(one: Path, other: Path) -> bool:
-    """Exchange the names of two folders in one step, so that at no moment there is none; False where Linux cannot."""
-    try:
-        rename = ctypes.CDLL(None).renameat2
-    except (OSError, AttributeError, TypeError):  # another system, or a C library before 2018
-        return False
-    here = -100  # AT_FDCWD, which absolute paths do not need
-    return rename(here, os.fsencode(one), here, os.fsencode(other), _EXCHANGE) == 0
 
 
 def _sha256(data: bytes) -> str:

@@ -87,9 +87,8 @@ def train(
         closing(ahead(make, numbers)) as ready,
     ):
         for step in range(first_step, last_step):
-            torch.manual_seed(
-                random_seed(settings.seed, 0, step)
-            )  # of dropout: a resumed run must draw the same
+            # Of dropout: a resumed run must draw the same.
+            torch.manual_seed(random_seed(settings.seed, 0, step))
             found: list[dict[str, torch.Tensor]] = []
             for _ in range(settings.accumulate):
                 batch = make.claim(next(ready))

@@ -38,11 +38,30 @@ def replaced(packed: Arrays, suffix: str, at: int, value: Any) -> Arrays:
     return packed | {"w" + suffix: part}
 
 
+def hostile_streams(whole: Arrays, plain: np.ndarray) -> dict[str, tuple[Any, str]]:
+    """Of 4-bit codes that are deflated, `plain` before they were."""
+    stream, undeflated = whole["w:z4"], {"w:q4": plain, "w:s": whole["w:s"]}
+    return {
+        "deflated code -8": (whole | {"w:z4": deflated(plain & 0 | 0x88)}, "codes that stand for nothing"),
+        "deflated codes and codes": (whole | undeflated, "do not belong together"),
+        "deflated cut short": (whole | {"w:z4": stream[:-3]}, "are damaged"),
+        "deflated and more": (whole | {"w:z4": np.append(stream, np.uint8(0))}, "are damaged"),
+        "deflated junk": (whole | {"w:z4": np.full(5000, 0xFF, np.uint8)}, "are damaged"),
+        "deflated codes too few": (whole | {"w:z4": deflated(plain[1:])}, "are damaged"),
+        "deflated codes too many": (whole | {"w:z4": deflated(np.append(plain, plain))}, "are damaged"),
+        "a bomb": (whole | {"w:z4": deflated(np.zeros(5_000_000, np.uint8))}, "are damaged"),
+        "deflated longer than the codes": (whole | {"w:z4": np.zeros(N // 2, np.uint8)}, "longer than the codes"),
+        "deflated in two dimensions": (whole | {"w:z4": stream[None]}, "longer than the codes"),
+        "deflated as int8": (whole | {"w:z4": stream.view(np.int8)}, "not uint8"),
+        "deflated as a list": (whole | {"w:z4": stream.tolist()}, "longer than the codes"),
+    }  # fmt: skip
+
+
 def hostile() -> dict[str, tuple[Any, str]]:
     """What was sent for one array `w` of N entries, and the part of the sentence that it is to meet."""
     array = gaussian(N)
     whole = {bits: one(array, bits=bits) for bits in BITS}
-    stream, plain = whole[4]["w:z4"], np.frombuffer(zlib.decompress(whole[4]["w:z4"], -15), np.uint8)
+    plain = np.frombuffer(zlib.decompress(whole[4]["w:z4"], -15), np.uint8)
     undeflated = {"w:q4": plain, "w:s": whole[4]["w:s"]}
     few = {top_k: one(array, bits=8, top_k=top_k) for top_k in SHARES if top_k < 1}
     cases: dict[str, tuple[Any, str]] = {
@@ -68,18 +87,6 @@ def hostile() -> dict[str, tuple[Any, str]]:
         "codes in two dimensions": (whole[8] | {"w:q8": whole[8]["w:q8"][None]}, "not int8"),
         "code -128": (replaced(whole[8], ":q8", 5, -128), "codes that stand for nothing"),
         "code -8": (replaced(undeflated, ":q4", 5, 0x80), "codes that stand for nothing"),
-        "deflated code -8": (whole[4] | {"w:z4": deflated(plain & 0 | 0x88)}, "codes that stand for nothing"),
-        "deflated codes and codes": (whole[4] | undeflated, "do not belong together"),
-        "deflated cut short": (whole[4] | {"w:z4": stream[:-3]}, "are damaged"),
-        "deflated and more": (whole[4] | {"w:z4": np.append(stream, np.uint8(0))}, "are damaged"),
-        "deflated junk": (whole[4] | {"w:z4": np.full(5000, 0xFF, np.uint8)}, "are damaged"),
-        "deflated codes too few": (whole[4] | {"w:z4": deflated(plain[1:])}, "are damaged"),
-        "deflated codes too many": (whole[4] | {"w:z4": deflated(np.append(plain, plain))}, "are damaged"),
-        "a bomb": (whole[4] | {"w:z4": deflated(np.zeros(5_000_000, np.uint8))}, "are damaged"),
-        "deflated longer than the codes": (whole[4] | {"w:z4": np.zeros(N // 2, np.uint8)}, "longer than the codes"),
-        "deflated in two dimensions": (whole[4] | {"w:z4": stream[None]}, "longer than the codes"),
-        "deflated as int8": (whole[4] | {"w:z4": stream.view(np.int8)}, "not uint8"),
-        "deflated as a list": (whole[4] | {"w:z4": stream.tolist()}, "longer than the codes"),
         "code above 1": (replaced(whole[16], ":q16", 5, 1.001), "codes that stand for nothing"),
         "scales too few": (whole[8] | {"w:s": whole[8]["w:s"][1:]}, "'w:s' of the message is not uint16"),
         "scales as float16": (whole[8] | {"w:s": whole[8]["w:s"].view(np.float16)}, "not uint16"),
@@ -95,6 +102,7 @@ def hostile() -> dict[str, tuple[Any, str]]:
         "beyond the end, 8 bits": (few[0.01] | {"w:i8": np.full(200, 254, np.uint8)}, "entries beyond its 20000"),
         "beyond the end, 16 bits": (few[0.0003] | {"w:i16": np.full(6, 65_534, np.uint16)}, "entries beyond"),
     }  # fmt: skip
+    cases |= hostile_streams(whole[4], plain)
     for bits in (16, 8, 4):
         for name, scale in {"nan": 0x7FC0, "inf": 0x7F80, "negative": 0xBF80, "most of all": 0xFFFF}.items():
             cases[f"scale {name}, {bits} bits"] = (replaced(whole[bits], ":s", 3, scale), "not finite")

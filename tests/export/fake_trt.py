@@ -74,7 +74,7 @@ class Fake:
         for enum in ("NetworkDefinitionCreationFlag", "BuilderFlag"):
             names = [name.partition(".")[2] for name in has if name.startswith(f"{enum}.")]
             setattr(self, enum, SimpleNamespace(**{name: _FLAGS.get(name, 20) for name in names}))
-        for make in (_logging, _building, _parsing, _running):
+        for make in (_logging, _configuring, _building, _parsing, _loading, _running):
             for cls in make(self):
                 setattr(self, cls.__name__, cls)
         for name, row in MATRIX.items():
@@ -96,7 +96,7 @@ def _logging(trt: Fake) -> list[type]:
     return [ILogger, Logger]
 
 
-def _building(trt: Fake) -> list[type]:
+def _configuring(trt: Fake) -> list[type]:
     class IOptimizationProfile(Strict):
         def set_shape(self, name: str, low: tuple, usual: tuple, high: tuple) -> None:
             trt.seen.profile[name] = (tuple(low), tuple(usual), tuple(high))
@@ -140,6 +140,10 @@ def _building(trt: Fake) -> list[type]:
         def get_timing_cache(self) -> SimpleNamespace | None:
             return self._cache
 
+    return [IOptimizationProfile, IBuilderConfig]
+
+
+def _building(trt: Fake) -> list[type]:
     class Builder(Strict):
         num_DLA_cores = trt._dla
 
@@ -155,14 +159,14 @@ def _building(trt: Fake) -> list[type]:
             trt.seen.network_flags = flags
             return SimpleNamespace(num_inputs=0, onnx=b"")
 
-        def create_builder_config(self) -> IBuilderConfig:
-            return IBuilderConfig()
+        def create_builder_config(self) -> object:
+            return trt.IBuilderConfig()
 
-        def create_optimization_profile(self) -> IOptimizationProfile:
-            return IOptimizationProfile()
+        def create_optimization_profile(self) -> object:
+            return trt.IOptimizationProfile()
 
         def build_serialized_network(
-            self, network: SimpleNamespace, config: IBuilderConfig
+            self, network: SimpleNamespace, config: SimpleNamespace
         ) -> memoryview | None:
             trt.seen.builds += 1
             trt.seen.dla = (config.default_device_type, config.DLA_core)
@@ -187,7 +191,7 @@ def _building(trt: Fake) -> list[type]:
             }
             return memoryview(_MAGIC + json.dumps(head).encode() + b"\n" + network.onnx)
 
-    return [IOptimizationProfile, IBuilderConfig, Builder]
+    return [Builder]
 
 
 def _parsing(trt: Fake) -> list[type]:
@@ -275,6 +279,10 @@ def _running(trt: Fake) -> list[type]:
         def create_execution_context(self) -> IExecutionContext:
             return IExecutionContext(self._head, self._session)
 
+    return [IExecutionContext, ICudaEngine]
+
+
+def _loading(trt: Fake) -> list[type]:
     class Runtime(Strict):
         DLA_core = -1
 
@@ -282,7 +290,7 @@ def _running(trt: Fake) -> list[type]:
             assert log._started
             self._log = log
 
-        def deserialize_cuda_engine(self, plan: bytes) -> ICudaEngine | None:
+        def deserialize_cuda_engine(self, plan: bytes) -> object | None:
             import onnxruntime
 
             try:
@@ -298,9 +306,11 @@ def _running(trt: Fake) -> list[type]:
             if not whole or (head["version"], head["sm"]) != (trt.__version__, trt._sm):
                 self._log.log(1, "Error Code 1: Serialization (the plan is of another version, or damaged)")
                 return None
-            return ICudaEngine(head, onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"]))
+            return trt.ICudaEngine(
+                head, onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+            )
 
-    return [IExecutionContext, ICudaEngine, Runtime]
+    return [Runtime]
 
 
 class FakeCudart:

@@ -9,7 +9,10 @@ def seal(bundle: Path, **changes: object) -> None:
     """Change the manifest of a bundle, and make its checksums true again."""
     manifest = json.loads((bundle / "manifest.json").read_text())
     (bundle / "manifest.json").write_text(json.dumps({**manifest, **changes}))
-    files = sorted(p for p in bundle.rglob("*") if p.is_file() and p.name != "SHA256SUMS")
+    built = bundle / "engines"  # by a device, and not summed
+    files = sorted(
+        p for p in bundle.rglob("*") if p.is_file() and p.name != "SHA256SUMS" and p.parent != built
+    )
     sums = [
         f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(bundle).as_posix()}\n" for p in files
     ]

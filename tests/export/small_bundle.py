@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from export.runtime.smile_edge.files import FORMAT, GOLDEN, MANIFEST, SCHEMA, SUMS, TEXT
+from export.runtime.smile_edge.files import FORMAT, GOLDEN, MANIFEST, SCHEMA, TEXT
+from tests.export.sealing import seal
 
 SHAPE, DIM = (3, 4, 8, 8), 16  # V C H W; D
 
@@ -32,14 +33,7 @@ def small_onnx(precision: str = "fp32", *, opset: int = 18, seed: int = 0, atten
     for name, weight, low in (("first", first, 255 / 127), ("second", second, 8 / 127)):
         w = name
         if precision == "int8":
-            scale = np.abs(weight).max(axis=0) / 127
-            constants |= {f"{name}.s": scale.astype(np.float32), f"{name}.z": np.zeros(len(scale), np.int8)}
-            constants |= {f"{name}.as": np.array(low, np.float32), f"{name}.az": np.array(0, np.int8)}
-            weight = np.clip(np.round(weight / scale), -127, 127).astype(np.int8)
-            nodes.append(node("DequantizeLinear", [name, f"{name}.s", f"{name}.z"], [f"{name}.w"], axis=1))
-            nodes.append(node("QuantizeLinear", [x, f"{name}.as", f"{name}.az"], [f"{name}.q"]))
-            nodes.append(node("DequantizeLinear", [f"{name}.q", f"{name}.as", f"{name}.az"], [f"{name}.x"]))
-            w, x = f"{name}.w", f"{name}.x"
+            weight, w, x = _quantised(name, weight, low, x, constants, nodes)
         constants[name] = weight
         nodes.append(node("MatMul", [x, w], [f"{name}.y"]))
         x = f"{name}.y"
@@ -50,8 +44,7 @@ def small_onnx(precision: str = "fp32", *, opset: int = 18, seed: int = 0, atten
         nodes.append(node("Cast", [x], ["single"], to=TensorProto.FLOAT))
         x = "single"
     if attention:
-        constants["heads"] = np.array([0, 4, 2, 2])
-        constants["back"] = np.array([0, -1])
+        constants |= {"heads": np.array([0, 4, 2, 2]), "back": np.array([0, -1])}
         nodes.append(node("Reshape", [x, "heads"], ["heads4"]))
         nodes.append(node("Attention", ["heads4", "heads4", "heads4"], ["attended"]))
         nodes.append(node("Reshape", ["attended", "back"], ["together"]))
@@ -120,8 +113,17 @@ def small_bundle(
     return folder
 
 
-def seal(folder: Path) -> None:
-    """SHA256SUMS anew."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != SUMS)
-    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files]
-    (folder / SUMS).write_text("".join(lines))
+def _quantised(
+    name: str, weight: np.ndarray, low: float, x: str, constants: dict[str, np.ndarray], nodes: list
+) -> tuple[np.ndarray, str, str]:
+    """Q/DQ before a layer: its weights in int8, and the names of the weights and the input that it reads. low: step of the input."""
+    from onnx import helper
+
+    scale = np.abs(weight).max(axis=0) / 127
+    constants |= {f"{name}.s": scale.astype(np.float32), f"{name}.z": np.zeros(len(scale), np.int8)}
+    constants |= {f"{name}.as": np.array(low, np.float32), f"{name}.az": np.array(0, np.int8)}
+    node = helper.make_node
+    nodes.append(node("DequantizeLinear", [name, f"{name}.s", f"{name}.z"], [f"{name}.w"], axis=1))
+    nodes.append(node("QuantizeLinear", [x, f"{name}.as", f"{name}.az"], [f"{name}.q"]))
+    nodes.append(node("DequantizeLinear", [f"{name}.q", f"{name}.as", f"{name}.az"], [f"{name}.x"]))
+    return np.clip(np.round(weight / scale), -127, 127).astype(np.int8), f"{name}.w", f"{name}.x"

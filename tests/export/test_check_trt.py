@@ -12,7 +12,8 @@ from smile.checkpoint import save
 from smile.config import ModelConfig, SmileConfig, ViewConfig
 from smile.model import build_model
 from smile.protocol import get_arrays
-from tests.export.small_bundle import seal, small_bundle, small_onnx
+from tests.export.sealing import seal
+from tests.export.small_bundle import small_bundle, small_onnx
 from tests.random_site import write_random_site
 
 real = pytest.mark.skipif(

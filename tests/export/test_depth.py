@@ -119,23 +119,20 @@ def test_colour_for_a_model_that_sees_texture(bundle, all_channels, frame):
         read_depth(frame["npy"], bundle, all_channels, intrinsics=frame["intrinsics"])
 
 
+def arguments(bundle: Path, frame: dict[str, Path]) -> list[str]:
+    given = {"bundle": bundle, "depth": frame["png"], "intrinsics": frame["intrinsics"]}
+    return ["--json", *(word for name, path in given.items() for word in (f"--{name}", str(path)))]
+
+
 def test_the_command(bundle, frame, capsys):
-    arguments = [
-        "--bundle",
-        str(bundle),
-        "--depth",
-        str(frame["png"]),
-        "--intrinsics",
-        str(frame["intrinsics"]),
-    ]
-    assert main([*arguments, "--json"]) == 0
+    assert main(arguments(bundle, frame)) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["input"] == str(frame["png"])
     assert set(answer["milliseconds"]) == {"read", "views", "engine"}
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "words",
     [
         ["--depth", "a.png"],
         ["--colour", "a.png", "x.npy"],
@@ -144,9 +141,9 @@ def test_the_command(bundle, frame, capsys):
         ["--depth", "a.png", "--intrinsics", "a.json", "--self-test"],
     ],
 )
-def test_options_that_do_not_go_together(arguments, capsys):
+def test_options_that_do_not_go_together(words, capsys):
     with pytest.raises(SystemExit, match="2"):
-        main(arguments)
+        main(words)
     assert "error: " in capsys.readouterr().err
 
 
@@ -163,15 +160,7 @@ def test_options_that_do_not_go_together(arguments, capsys):
 )
 def test_intrinsics_that_make_no_sense(bundle, frame, capsys, intrinsics, reason):
     frame["intrinsics"].write_text(intrinsics)
-    arguments = [
-        "--bundle",
-        str(bundle),
-        "--depth",
-        str(frame["png"]),
-        "--intrinsics",
-        str(frame["intrinsics"]),
-    ]
-    assert main([*arguments, "--json"]) == 2
+    assert main(arguments(bundle, frame)) == 2
     out, err = capsys.readouterr()
     assert reason in err and "counts.png" in err and "camera.json" in err
     assert len(err.splitlines()) == 1

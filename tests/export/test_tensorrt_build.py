@@ -12,7 +12,8 @@ from export.runtime.smile_edge.files import read_sums
 from export.runtime.smile_edge.tensorrt_build import build_engine, jetpack
 from export.runtime.smile_edge.tensorrt_engine import Cuda, load_engine
 from tests.export.fake_trt import VERSIONS, Fake, FakeCudart
-from tests.export.small_bundle import DIM, SHAPE, seal, small_bundle, small_onnx
+from tests.export.sealing import seal
+from tests.export.small_bundle import DIM, SHAPE, small_bundle, small_onnx
 
 TYPED = [version for version in VERSIONS if version != "8.6.1"]
 SHAPES = {"views": ((1, *SHAPE), (1, *SHAPE), (8, *SHAPE))}

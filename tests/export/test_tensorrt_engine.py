@@ -24,7 +24,8 @@ from export.runtime.smile_edge.tensorrt_engine import (
 )
 from export.runtime.smile_edge.tensorrt_plan import build_plan
 from tests.export.fake_trt import Fake, FakeCudart
-from tests.export.small_bundle import DIM, SHAPE, seal, small_bundle, small_onnx
+from tests.export.sealing import seal
+from tests.export.small_bundle import DIM, SHAPE, small_bundle, small_onnx
 
 
 @pytest.fixture(scope="module")

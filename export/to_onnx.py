@@ -4,7 +4,9 @@ B batch (dynamic), V views, C channels, H W pixels, D joint embedding.
 The text side stays outside the graph, so that new words or a new class list never touch the engine.
 """
 
+import ast
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -16,8 +18,9 @@ from torch import nn
 
 from smile.config import SmileConfig
 from smile.model import SmileModel, present
-from smile.tuning import merged
+from smile.tuning import merged, write_out_attention
 
+TOWER = "model.tower."  # how the name of a node of the tower begins
 OPSET = 18  # the newest without a fused Attention or Gelu; inside every TensorRT 10 and 11 parser
 INPUT, OUTPUT = "views", "embedding"
 _LIMIT = 2**31 - 2**20  # protobuf cannot hold 2 GiB, and one file is easier to check than weights beside it
@@ -55,7 +58,7 @@ def export_onnx(model: SmileModel, config: SmileConfig, *, metadata: dict[str, s
     with _silence():
         try:
             program = torch.onnx.export(
-                Embedder(merged(model)),
+                Embedder(_written_out(model, example)),
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,
@@ -75,12 +78,24 @@ def export_onnx(model: SmileModel, config: SmileConfig, *, metadata: dict[str, s
             ) from error
         assert program is not None
         proto = program.model_proto
+    _name(proto.graph)
     _strip(proto)
     _order_gelu(proto.graph)
     _check(proto)
     for key, value in (metadata or {}).items():
         proto.metadata_props.add(key=key, value=value)
     return proto.SerializeToString()
+
+
+def _written_out(model: SmileModel, example: torch.Tensor) -> SmileModel:
+    """A copy without LoRA, its self-attention as two products and a softmax: torch's own is exported with twice the transposes.
+
+    example: (B, V, C, H, W).
+    """
+    result = copy.deepcopy(merged(model))
+    channels = 3 if result.slices else example.shape[2]
+    write_out_attention(result.tower, example[0, :1, :channels], fused=False)
+    return result
 
 
 @contextlib.contextmanager
@@ -97,6 +112,15 @@ def _silence() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+def _name(graph) -> None:
+    """Each node gets the name of its module before its own: `model.tower.trunk.head/node_linear`."""
+    for node in graph.node:
+        for note in node.metadata_props:
+            if note.key == "pkg.torch.onnx.name_scopes":
+                *modules, _ = ast.literal_eval(note.value)
+                node.name = f"{modules[-1]}/{node.name}" if modules else node.name
 
 
 def _strip(proto) -> None:

@@ -50,7 +50,7 @@ def _prototypes(config: SmileConfig) -> torch.Tensor:
 
 def present(views: torch.Tensor) -> torch.Tensor:
     """(B, V, C, H, W) of any type -> (B, V) bool: False where a view is 0 throughout, which says it is missing."""
-    return views.flatten(2).any(dim=2).bool()  # of uint8, any() is uint8, and ~1 is 254
+    return views.flatten(2).amax(dim=2) != 0  # any() becomes two casts of every pixel in ONNX
 
 
 def attend(z: torch.Tensor, score: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

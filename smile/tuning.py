@@ -70,7 +70,7 @@ def shared_names(model: "SmileModel") -> list[str]:
 
 
 def merged(model: "SmileModel") -> "SmileModel":
-    """The same function without LoRA layers, for export: a copy whose tower's weights hold what they learned.
+    """The same function without LoRA layers: a copy whose tower's weights hold what they learned.
 
     The model itself where nothing was tuned by LoRA.
     """
@@ -100,20 +100,28 @@ def _with_lora(tower: nn.Module, *, rank: int, size: int) -> nn.Module:
     """LoRA (Hu et al. 2021) by peft on every linear layer and dense convolution that the tower calls, but the stem."""
     from peft import LoraConfig, get_peft_model
 
-    for path in _self_attention(tower, size=size):
-        parent, _, name = path.rpartition(".")
-        attention: Any = tower.get_submodule(path)
-        setattr(tower.get_submodule(parent), name, SelfAttention(attention))
+    write_out_attention(tower, torch.zeros(1, 3, size, size))
     targets = "|".join(re.escape(name) for name in _called_layers(tower, size=size))
     settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
     wrapped: Any = tower
     return get_peft_model(wrapped, settings)
 
 
-def _self_attention(tower: nn.Module, *, size: int) -> list[str]:
+def write_out_attention(tower: nn.Module, picture: torch.Tensor, *, fused: bool = True) -> None:
+    """Put `SelfAttention` in the place of every nn.MultiheadAttention that can be: the same function with the same parameters.
+
+    picture: (1, C, H, W) that the tower takes. fused: by one kernel of torch, else by products and a softmax.
+    """
+    for path in _self_attention(tower, picture):
+        parent, _, name = path.rpartition(".")
+        attention: Any = tower.get_submodule(path)
+        setattr(tower.get_submodule(parent), name, SelfAttention(attention, fused=fused))
+
+
+def _self_attention(tower: nn.Module, picture: torch.Tensor) -> list[str]:
     """Names of the plain nn.MultiheadAttention that the tower calls with one sequence as query, key and value, and no mask.
 
-    Others stay as they are, frozen: the pooling of a CoCa asks the picture with learned queries.
+    Others stay as they are: the pooling of a CoCa asks the picture with learned queries.
     """
     fits: dict[nn.Module, bool] = {}
 
@@ -127,15 +135,15 @@ def _self_attention(tower: nn.Module, *, size: int) -> list[str]:
 
     found = {path: m for path, m in tower.named_modules() if isinstance(m, nn.MultiheadAttention)}
     hooks = [module.register_forward_pre_hook(note, with_kwargs=True) for module in found.values()]
-    _call(tower, size=size)
+    _call(tower, picture)
     for hook in hooks:
         hook.remove()
     return [path for path, module in found.items() if fits.get(module)]
 
 
-def _call(tower: nn.Module, *, size: int) -> None:
+def _call(tower: nn.Module, picture: torch.Tensor) -> None:
     with torch.inference_mode():
-        tower.eval()(torch.zeros(1, 3, size, size))
+        tower.eval()(picture)
 
 
 def _called_layers(tower: nn.Module, *, size: int) -> list[str]:
@@ -149,7 +157,7 @@ def _called_layers(tower: nn.Module, *, size: int) -> list[str]:
         for name, module in tower.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d) and getattr(module, "groups", 1) == 1
     ]
-    _call(tower, size=size)
+    _call(tower, torch.zeros(1, 3, size, size))
     for hook in hooks:
         hook.remove()
     stem = next(name for name, module in tower.named_modules() if isinstance(module, nn.Conv2d))
@@ -175,9 +183,9 @@ class SelfAttention(nn.Module):
     drift by rounding, so that no site could rebuild them.
     """
 
-    def __init__(self, like: nn.MultiheadAttention) -> None:
+    def __init__(self, like: nn.MultiheadAttention, *, fused: bool = True) -> None:
         super().__init__()
-        self.heads = like.num_heads
+        self.heads, self.fused = like.num_heads, fused
         self.qkv = nn.Linear(like.embed_dim, 3 * like.embed_dim, bias=like.in_proj_bias is not None)
         self.qkv.weight, self.qkv.bias = like.in_proj_weight, like.in_proj_bias
         self.out: nn.Linear = like.out_proj
@@ -195,8 +203,14 @@ class SelfAttention(nn.Module):
         assert x is key is value and attn_mask is None, (
             "attention of one sequence with another, or with a mask"
         )
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        result = F.scaled_dot_product_attention(q, k, v)
+        width = x.shape[-1] // self.heads
+        q, k, v = (
+            part.unflatten(-1, (self.heads, width)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1)
+        )
+        if self.fused:
+            result = F.scaled_dot_product_attention(q, k, v)
+        else:
+            result = (q @ k.mT * width**-0.5).softmax(dim=-1) @ v
         return self.out(result.transpose(1, 2).flatten(2)), None
 
 

@@ -80,6 +80,8 @@ def test_a_vision_transformer_passes_without_fused_attention(tiny_vit):
     model = onnx.load_from_string(file)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
     assert not {"Attention", "Gelu"} & {node.op_type for node in model.graph.node}
+    turned = [node.name for node in model.graph.node if node.op_type == "Transpose"]
+    assert len(turned) == 4 * TINY["vision_cfg"]["layers"] + 1, "torch's own attention needs eight a layer"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from export import precision
 from export.__main__ import main
 from export.bundle import _faces
+from export.to_onnx import TOWER
 from smile.checkpoint import load
 from smile.config import SmileConfig
 from tests.export.small_bundle import SHAPE, small_onnx
@@ -61,6 +62,15 @@ def test_quantised_layers_are_symmetric_and_signed(three):
     assert weights and all(values[node.input[0]].dtype == np.int8 for node in weights)
 
 
+def test_what_is_behind_the_tower_stays_in_float32(three):
+    graph = onnx.load(three / "model.int8.onnx").graph
+    eight_bits = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    layers = [node for node in graph.node if node.op_type in precision.QUANTISED]
+    inside = {node.name.startswith(TOWER) for node in layers if set(node.input[:2]) & eight_bits}
+    outside = [node.name for node in layers if not node.name.startswith(TOWER)]
+    assert inside == {True} and any("projector" in name for name in outside)
+
+
 def _judge(passes: Callable[[set[str]], bool], seen: list[set[str]]) -> Callable[[bytes], dict[str, Any]]:
     def judge(file: bytes) -> dict[str, Any]:
         graph = onnx.load_from_string(file).graph
@@ -77,7 +87,7 @@ def _judge(passes: Callable[[set[str]], bool], seen: list[set[str]]) -> Callable
 def _named(file: bytes) -> bytes:
     model = onnx.load_from_string(file)
     for number, node in enumerate(model.graph.node):
-        node.name = f"{node.op_type}-{number}"
+        node.name = f"{TOWER}{node.op_type}-{number}"
     return model.SerializeToString()
 
 
@@ -98,7 +108,7 @@ def outlier() -> np.ndarray:
 def test_the_layer_whose_input_loses_most_is_the_first_to_stay():
     """One outlier takes all eight bits of the first layer's input; Tanh keeps the second's in -1 to 1."""
     _, kept, _ = precision.to_int8(_named(small_onnx()), outlier(), _judge(lambda whole: bool(whole), []))
-    assert kept == ["MatMul-1"]
+    assert kept == [f"{TOWER}MatMul-1"]
 
 
 def test_layers_that_share_an_input_can_all_stay():
@@ -107,11 +117,11 @@ def test_layers_that_share_an_input_can_all_stay():
     weights = np.random.default_rng(0).normal(size=(2, int(np.prod(SHAPE)), 4)).astype(np.float32)
     nodes = [
         helper.make_node("Reshape", ["views", "flat"], ["x"]),
-        helper.make_node("MatMul", ["x", "w0"], ["a"], name="left"),
-        helper.make_node("MatMul", ["x", "w1"], ["b"], name="right"),
+        helper.make_node("MatMul", ["x", "w0"], ["a"], name=f"{TOWER}left"),
+        helper.make_node("MatMul", ["x", "w1"], ["b"], name=f"{TOWER}right"),
         helper.make_node("Add", ["a", "b"], ["c"]),
-        helper.make_node("MatMul", ["c", "w2"], ["d"], name="next"),
-        helper.make_node("MatMul", ["d", "w2"], ["embedding"], name="last"),
+        helper.make_node("MatMul", ["c", "w2"], ["d"], name=f"{TOWER}next"),
+        helper.make_node("MatMul", ["d", "w2"], ["embedding"], name=f"{TOWER}last"),
     ]
     constants = {
         "w0": weights[0],
@@ -131,7 +141,7 @@ def test_layers_that_share_an_input_can_all_stay():
     _, kept, _ = precision.to_int8(
         file.SerializeToString(), outlier(), _judge(lambda whole: len(whole) == 2, seen)
     )
-    assert sorted(kept) == ["left", "right"] and seen[-1] == {"left", "right"}
+    assert set(kept) == seen[-1] == {f"{TOWER}left", f"{TOWER}right"}
 
 
 def test_where_no_choice_is_good_enough_it_ends():

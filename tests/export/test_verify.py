@@ -37,17 +37,27 @@ def test_every_precision_passes_on_golden_captures_and_held_out_people(three, ch
 def test_the_people_are_those_whom_the_study_held_out(three, checkpoint, people):
     from smile.site.store import Site
 
-    found = verify.HeldOut(three, checkpoint, people)
+    (found,) = verify.HeldOut(three, checkpoint, [people]).parts
     trained, tested = (set(found.task.subjects[places]) for places in (found.train, found.test))
     assert trained and tested and not trained & tested
     assert trained | tested == set(Site(people).subjects)
+
+
+def test_the_decisions_of_several_sites_are_counted_together(three, checkpoint, people):
+    from export.runtime.smile_edge import ExpressionReader
+
+    reader = ExpressionReader(three, precision="int8")
+    one, two = (verify.HeldOut(three, checkpoint, [people] * count).figures(reader) for count in (1, 2))
+    assert two.pop("decisions") == 2 * one.pop("decisions") > 0
+    del one["linear_probe"], two["linear_probe"]  # fitted on twice as many
+    assert two == pytest.approx(one)
 
 
 def test_an_engine_that_loses_a_decision_in_a_hundred_fails(three, checkpoint, people):
     """Its embeddings are those of other captures: cosine, classes and both tasks fall."""
     from export.runtime.smile_edge import ExpressionReader
 
-    reader, held = ExpressionReader(three, precision="fp32"), verify.HeldOut(three, checkpoint, people)
+    reader, held = ExpressionReader(three, precision="fp32"), verify.HeldOut(three, checkpoint, [people])
     honest = held.figures(reader)
     assert honest["zero_shot"] == honest["linear_probe"] == 0
     engine = reader.engine

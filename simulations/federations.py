@@ -38,6 +38,7 @@ class Clients:
     deal: str = "sites"  # simulations.partition.SCHEMES
     number: int = 0  # 0: as many as there are sites, or with `subjects` people
     alpha: float = 0.1  # of the Dirichlet distribution
+    captures: int = 0  # the most that a client has; 0: all that were dealt
     unlabelled: int = 0  # clients, the first ones, whose labels are taken away
     frontal: int = 0  # clients, the last ones, that have no view but the one from the front
     faulty: int = 0  # clients, the last ones, that do `fault`
@@ -141,7 +142,13 @@ def _deal(plan: Plan, clients: Clients, sites: list[Path], seed: int, folder: Pa
     pool, task = people(sites)
     test = cut(pool, task, compare.with_seed(plan.config, seed), 1)[0].test
     rows = np.flatnonzero(~np.isin(pool.subjects, np.unique(task.subjects[test])))
-    dealt = partition.deal(pool, rows, clients.deal, clients=clients.number, alpha=clients.alpha, seed=seed)
+    dealt = partition.deal(
+        *(pool, rows, clients.deal),
+        clients=clients.number,
+        alpha=clients.alpha,
+        captures=clients.captures,
+        seed=seed,
+    )
     return [
         partition.write(
             folder / f"client-{k:04d}",

@@ -18,11 +18,12 @@ SCHEMES = ("sites", "iid", "dirichlet", "subjects")
 
 
 def deal(
-    pool: Pool, rows: np.ndarray, scheme: str, *, clients: int, alpha: float, seed: int
+    pool: Pool, rows: np.ndarray, scheme: str, *, clients: int, alpha: float, seed: int, captures: int = 0
 ) -> list[np.ndarray]:
     """Rows of the pool -> rows of each client, two or more.
 
-    clients: how many; with `sites` and `subjects`, 0 for as many as there are. scheme:
+    clients: how many; with `sites` and `subjects`, 0 for as many as there are. captures: the most that a client keeps, drawn
+    at random; 0 for all. scheme:
     - `sites`: as they are;
     - `iid`: people at random;
     - `dirichlet`: captures, so that each client has its own mix of labels (flwr-datasets' partitioner, whose alpha this is). A person
@@ -47,6 +48,9 @@ def deal(
         raise ValueError(
             f"{len(rows)} captures of {len(people)} people are too few for {clients} clients ({scheme}): give more people with --subjects"
         )
+    if captures:
+        random = np.random.default_rng([seed, 17])
+        found = [np.sort(random.choice(part, min(captures, len(part)), replace=False)) for part in found]
     return found
 
 

@@ -59,6 +59,18 @@ def test_more_clients_than_people_have_halves(pool: Pool) -> None:
     assert not np.array_equal(found[0], found[8])  # the same person
 
 
+def test_no_client_has_more_captures_than_it_may(pool: Pool) -> None:
+    everything = np.arange(len(pool.subjects))
+    options = {"clients": 0, "alpha": 0.1}
+    whole, few, again, other = (
+        deal(pool, everything, "subjects", **options, seed=seed, captures=most)
+        for seed, most in ((0, 0), (0, 2), (0, 2), (1, 2))
+    )
+    assert [len(rows) for rows in few] == [2] * 8
+    assert all(set(rows) <= set(all_of_them) for rows, all_of_them in zip(few, whole, strict=True))
+    assert np.array_equal(few, again) and not np.array_equal(few, other)
+
+
 def test_too_many_clients_end_in_one_sentence(pool: Pool) -> None:
     with pytest.raises(ValueError, match="96 captures of 8 people are too few for 9 clients"):
         dealt(pool, "iid", 9)

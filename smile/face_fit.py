@@ -173,7 +173,8 @@ def _apex(vertices: np.ndarray, pose: Poses) -> np.ndarray:
     The highest vertex itself would jump with the noise.
     """
     rotation, guess = pose.rotation[0], pose.tip[0]
-    q = (vertices[squared(vertices - guess) < 25.0**2] - guess) @ rotation.T
+    near = vertices.compress(squared(vertices - guess) < 25.0**2, axis=0)
+    q = (near - guess) @ rotation.T
     apex = np.zeros(3)
     for width in (10.0, 10.0, 6.0, 6.0, 6.0):  # mm; a wide look first, or a blunt nose has several summits
         x, y, z = (q - apex).T

@@ -26,7 +26,8 @@ class Samples(NamedTuple):
     def take(self, rows: np.ndarray, *, count: int) -> "Samples":
         """At most about `count` of these rows."""
         stride = max(1, -(-len(rows) // count))
-        return Samples(self.points[rows[::stride]], self.normals[rows[::stride]], self.area * stride)
+        kept = rows[::stride]
+        return Samples(self.points.take(kept, axis=0), self.normals.take(kept, axis=0), self.area * stride)
 
     def resized(self, centre: np.ndarray, size: float) -> "Samples":
         """Shrunk towards a point by `size`."""
@@ -59,7 +60,8 @@ def sample(vertices: np.ndarray, faces: np.ndarray) -> Samples:
     area = running[-1] / 2
     count = int(np.clip(area / SPACING**2, *SAMPLES))
     pick = np.searchsorted(running, (np.arange(count) + 0.5) / count * running[-1])
-    points, normals = vertices[faces[pick]].mean(1), unit(weighted[pick])
+    points = vertices.take(faces.take(pick, axis=0), axis=0).mean(1)
+    normals = unit(weighted.take(pick, axis=0))
     # The outside of a cap, and of a closed head, looks away from the centroid on the whole.
     outward = ((points - points.mean(0)) * normals).sum() >= 0
     return Samples(points, normals if outward else -normals, area / count)

@@ -130,8 +130,8 @@ def _right_way_round(scan: Scan, face: Face) -> tuple[Scan, list[str]]:
 
     A photograph is never mirrored: texture that runs the other way on faces that are wound inward shows mirrored coordinates.
     """
-    near = np.linalg.norm(scan.vertices[scan.faces[:, 0]], axis=1) < 60
-    rows = np.flatnonzero(near)
+    near = np.linalg.norm(scan.vertices, axis=1) < 60
+    rows = np.flatnonzero(near.take(scan.faces[:, 0]))
     rows = rows[:: max(1, len(rows) // 8000)]
     area = weighted_normals(scan.vertices, scan.faces[rows])[:, 2]  # as seen from the front, twice
     inward = bool(area.sum() < 0)
@@ -194,15 +194,18 @@ def _keep(scan: Scan, vertices: np.ndarray) -> Scan:
     """Drops faces with a vertex outside `vertices` (v,) bool, then the vertices that no face needs."""
     if len(scan.faces) and vertices.all():
         return scan
-    face_kept = np.logical_and.reduce(vertices[scan.faces.T])
-    faces = scan.faces[face_kept]
+    a, b, c = vertices.take(scan.faces).T  # `take` and `compress` are several times as fast as [...]
+    face_kept = a & b & c
+    faces = scan.faces.compress(face_kept, axis=0)
     used = np.zeros(len(scan.vertices), dtype=bool)
     used[faces] = True
     texture = scan.texture
     return replace(
         scan,
-        vertices=scan.vertices[used],
-        faces=(np.cumsum(used) - 1)[faces],
-        vertex_colors=None if scan.vertex_colors is None else scan.vertex_colors[used],
-        texture=None if texture is None else Texture(texture.image, texture.corner_uv[face_kept]),
+        vertices=scan.vertices.compress(used, axis=0),
+        faces=(np.cumsum(used) - 1).take(faces),
+        vertex_colors=None if scan.vertex_colors is None else scan.vertex_colors.compress(used, axis=0),
+        texture=None
+        if texture is None
+        else Texture(texture.image, texture.corner_uv.compress(face_kept, axis=0)),
     )

@@ -125,7 +125,7 @@ def _part(face_set: Node, shape: Node, matrix: np.ndarray, *, need_texture: bool
     if not len(index):
         raise ValueError("coordIndex is missing or empty, so there are no faces: export the scan as a mesh")
     corners, index = _triangles(index)
-    faces = in_range(index[corners], len(vertices), what="coordIndex", of="points")
+    faces = in_range(index.take(corners), len(vertices), what="coordIndex", of="points")
     if face_set.false("ccw") != bool(np.linalg.det(matrix[:3, :3]) < 0):  # a mirror turns the faces over
         corners, faces = corners[:, ::-1], faces[:, ::-1]
     if not np.array_equal(matrix, np.eye(4)):
@@ -173,8 +173,8 @@ def _corner_uv(face_set: Node, corners: np.ndarray, index: np.ndarray) -> np.nda
     if not len(uv):
         return None
     uv_index = _like(face_set.numbers("texCoordIndex", np.int64), index, name="texCoordIndex")
-    places = in_range(uv_index[corners], len(uv), what="texCoordIndex", of="texture coordinates")
-    return uv[places].astype(np.float32)
+    places = in_range(uv_index.take(corners), len(uv), what="texCoordIndex", of="texture coordinates")
+    return uv.astype(np.float32).take(places, axis=0)
 
 
 def _like(own: np.ndarray, index: np.ndarray, *, name: str) -> np.ndarray:

@@ -91,8 +91,10 @@ def _add_bundle(parser: argparse.ArgumentParser) -> None:
     add(
         "--calibrate",
         type=Path,
+        nargs="+",
+        default=[],
         metavar="SITE",
-        help="prepared site that sets the ranges of int8; its views stay here",
+        help="prepared sites that set the ranges of int8, best one of every kind of scanner; their views stay here",
     )
     add(
         "--batch",

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from smile.site.store import Site
 
 _ROOT = Path(__file__).resolve().parents[1]
-CALIBRATED = 256  # captures of a site that set the ranges of INT8, and as many that judge it
+CALIBRATED = 256  # captures that set the ranges of INT8, and as many that judge it
 JUDGED_AT_A_TIME = 4
 REMEDY = {
     "fp32": "the checkpoint or the versions of torch, onnxscript and onnxruntime are at fault",
@@ -75,7 +75,7 @@ def write_bundle(
     bundle: Path,
     *,
     precisions: Sequence[str] = ("fp32",),
-    calibrate: Path | None = None,
+    calibrate: Sequence[Path] = (),
     sample: Path | None = None,
     prompts: dict[str, tuple[str, ...]] | None = None,
     batch: tuple[int, int, int] = (1, 1, 8),
@@ -83,7 +83,7 @@ def write_bundle(
 ) -> dict[str, dict[str, Any]]:
     """Checkpoint folder -> bundle folder; returns the parity reports by precision, see `parity.compare`.
 
-    calibrate: a prepared site, for int8. sample: one whose views become the golden captures; without it they are seeded
+    calibrate: prepared sites, for int8. sample: one whose views become the golden captures; without it they are seeded
     pseudo-views. prompts: expression -> sentences, the classes of the bundle; the seven basic expressions when None.
     batch: least, usual and most captures that an engine takes at once. models: of these weights, where they are made already.
     The bundle appears whole or not at all.
@@ -187,34 +187,40 @@ def _write(
         _publish(draft, bundle, aside=Path(scratch) / "old")
 
 
-def _faces(folder: Path | None, config: SmileConfig) -> Faces:
-    """At most CALIBRATED captures of three people of four, and as many of the others. Raises ValueError."""
-    if folder is None:
+def _faces(folders: Sequence[Path], config: SmileConfig) -> Faces:
+    """At most CALIBRATED captures of three people of four of all sites together, and as many of the others. Raises ValueError."""
+    if not folders:
         raise ValueError(
-            "int8 needs views of faces to set its ranges: give a prepared site with --calibrate SITE, or leave int8 out of "
+            "int8 needs views of faces to set its ranges: give prepared sites with --calibrate SITE, or leave int8 out of "
             "--precision"
         )
-    site = open_site(folder, config)
-    people = np.unique(site.subjects)
-    if len(people) < 2:
+    ranges, judged, count = list[np.ndarray](), list[np.ndarray](), 0
+    for folder in folders:
+        site = open_site(folder, config)
+        people = np.unique(site.subjects)
+        count += len(people)
+        held = np.isin(site.subjects, people[:: min(4, len(people))] if len(people) > 1 else [])
+        for rows, views in ((~held, ranges), (held, judged)):
+            chosen = _spread(np.flatnonzero(rows), CALIBRATED // len(folders))
+            views.append(site.gather(chosen, config.model.modalities))
+    if not sum(map(len, judged)):
         raise ValueError(
-            f"{folder} holds {len(people)} person: int8 is judged on other people than its ranges are set on, give a site of two "
-            "or more"
+            f"{folders[0]}: no site of --calibrate holds two people, and int8 is judged on others than its ranges are set on: give "
+            "one that does"
         )
-    held = np.isin(site.subjects, people[:: min(4, len(people))])
-    chosen = [_spread(np.flatnonzero(rows)) for rows in (~held, held)]
-    ranges, judged = (site.gather(rows, config.model.modalities) for rows in chosen)
+    setting, judging = np.concatenate(ranges), np.concatenate(judged)
     about = {
-        "captures": len(ranges),
-        "judged": len(judged),
-        "people": len(people),
-        "sha256": _sha256(np.ascontiguousarray(ranges).tobytes()),
+        "sites": len(folders),
+        "captures": len(setting),
+        "judged": len(judging),
+        "people": count,
+        "sha256": _sha256(np.ascontiguousarray(setting).tobytes()),
     }
-    return Faces(ranges, judged, about)
+    return Faces(setting, judging, about)
 
 
-def _spread(rows: np.ndarray) -> np.ndarray:
-    return rows[np.linspace(0, len(rows) - 1, min(len(rows), CALIBRATED)).round().astype(int)]
+def _spread(rows: np.ndarray, most: int) -> np.ndarray:
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int)]
 
 
 def _own_prompts(checkpoint: Path, config: SmileConfig, meta: dict[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -66,8 +66,13 @@ def to_int8(
 
 
 def _quantise(folder: Path, calibration: np.ndarray, excluded: list[str]) -> bytes:
+    import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+    kinds = [node.op_type for node in onnx.load(folder / "fp32.onnx").graph.node]
+    # A layer adds up in 32 bits and what follows is float32: eight bits between them cost digits, and after a product time.
+    # A lone convolution is the stem of a transformer, which ONNX Runtime computes in eight bits only with both ends in them.
+    wide = ["MatMul", "Gemm"] + ["Conv"] * (kinds.count("Conv") > 1)
     quantize_static(
         folder / "fp32.onnx",
         folder / "int8.onnx",
@@ -85,8 +90,7 @@ def _quantise(folder: Path, calibration: np.ndarray, excluded: list[str]) -> byt
             "WeightSymmetric": True,
             "QuantizeBias": False,
             "DedicatedQDQPair": True,
-            # A product adds up in 32 bits and what follows is float32: eight bits between them cost time and digits.
-            "OpTypesToExcludeOutputQuantization": ["MatMul"],
+            "OpTypesToExcludeOutputQuantization": wide,
         },
     )
     return (folder / "int8.onnx").read_bytes()

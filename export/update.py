@@ -6,6 +6,7 @@ import json
 import sys
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SITE",
         help="prepared site of the golden captures, where the bundle shows one; they then travel with the update",
     )
-    add("--calibrate", type=Path, metavar="SITE", help="prepared site for int8, where the bundle has it")
+    add(
+        "--calibrate",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="SITE",
+        help="prepared sites for int8, where the bundle has it",
+    )
     add(
         "--key",
         type=Path,
@@ -84,7 +92,7 @@ def make_update(
     *,
     prompts: Path | None = None,
     sample: Path | None = None,
-    calibrate: Path | None = None,
+    calibrate: Sequence[Path] = (),
     key: bytes | None = None,
 ) -> dict[str, Any]:
     """Make the new bundle, and write what differs from the old one. Returns update.json.
@@ -101,7 +109,7 @@ def make_update(
             f"the golden captures of {bundle} are {manifest['golden']}: give this site, or another one, with --sample SITE"
         )
     same = _is_of(manifest, checkpoint)
-    if same and calibrate is not None:
+    if same and calibrate:
         raise ValueError(
             f"{bundle} is of {checkpoint} already, and int8 stays as it is: leave out --calibrate, or make a new bundle"
         )

@@ -54,7 +54,7 @@ def three(checkpoint, people, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("three") / "bundle"
     from export.bundle import write_bundle
 
-    write_bundle(checkpoint, folder, precisions=("fp16", "fp32", "int8"), calibrate=people)
+    write_bundle(checkpoint, folder, precisions=("fp16", "fp32", "int8"), calibrate=[people])
     return folder
 
 

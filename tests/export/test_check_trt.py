@@ -59,7 +59,7 @@ def test_both_towers_in_all_precisions_for_both_targets(tower, size, tmp_path):
     save(tmp_path / "round-0000", get_arrays(build_model(config)), config, {"round": 0})
     people = write_random_site(tmp_path / "site", config.views, people=4, sequences=2, frames=1)
     bundle = tmp_path / "bundle"
-    write_bundle(tmp_path / "round-0000", bundle, precisions=("fp32", "fp16", "int8"), calibrate=people)
+    write_bundle(tmp_path / "round-0000", bundle, precisions=("fp32", "fp16", "int8"), calibrate=[people])
     rows = check_trt.check(bundle)
     assert [row["verdict"] for row in rows] == ["built"] * 6, rows
 

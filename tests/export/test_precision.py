@@ -38,9 +38,17 @@ def test_a_bundle_of_three_precisions_says_how_each_was_made(three, people):
 
 def test_nobody_who_sets_the_ranges_judges_them(checkpoint, people):
     config = load(checkpoint)[1]
-    faces = _faces(people, config)
+    faces = _faces([people], config)
     whole = {view.tobytes() for view in faces.ranges}
     assert len(whole) == len(faces.ranges) and not whole & {view.tobytes() for view in faces.judged}
+
+
+def test_ranges_of_several_sites_are_set_together(checkpoint, people, tmp_path):
+    config = load(checkpoint)[1]
+    single = write_random_site(tmp_path / "one", config.views, people=1, sequences=3, frames=1)
+    one, two = _faces([people], config), _faces([people, single], config)
+    assert len(two.judged) == len(one.judged) and len(two.ranges) == len(one.ranges) + 3
+    assert two.about["sites"] == 2 and two.about["people"] == one.about["people"] + 1
 
 
 @pytest.mark.parametrize("name", ["fp16", "int8"])
@@ -183,8 +191,8 @@ def test_mistakes_end_in_one_sentence(checkpoint, tmp_path, capsys, words, reaso
 def test_a_site_of_one_person_judges_nothing(tmp_path):
     config = SmileConfig()
     site = write_random_site(tmp_path / "one", config.views, people=1, sequences=2, frames=1)
-    with pytest.raises(ValueError, match="holds 1 person"):
-        _faces(site, config)
+    with pytest.raises(ValueError, match="holds two people"):
+        _faces([site], config)
 
 
 def test_a_swapped_model_is_refused(three, tmp_path, capsys):

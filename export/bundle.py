@@ -201,7 +201,7 @@ def _faces(folders: Sequence[Path], config: SmileConfig) -> Faces:
         count += len(people)
         held = np.isin(site.subjects, people[:: min(4, len(people))] if len(people) > 1 else [])
         for rows, views in ((~held, ranges), (held, judged)):
-            chosen = _spread(np.flatnonzero(rows), CALIBRATED // len(folders))
+            chosen = _spread(np.flatnonzero(rows), max(1, CALIBRATED // len(folders)))
             views.append(site.gather(chosen, config.model.modalities))
     if not sum(map(len, judged)):
         raise ValueError(

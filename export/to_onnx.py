@@ -120,7 +120,7 @@ def _name(graph) -> None:
         for note in node.metadata_props:
             if note.key == "pkg.torch.onnx.name_scopes":
                 *modules, _ = ast.literal_eval(note.value)
-                node.name = f"{modules[-1]}/{node.name}" if modules else node.name
+                node.name = "/".join([*modules[-1:], node.name])
 
 
 def _strip(proto) -> None:
@@ -169,7 +169,8 @@ def _check(proto) -> None:
             f"plain opset {OPSET} is needed; install the versions of torch and onnxscript that this project's pyproject.toml asks for"
         )
     batch = proto.graph.input[0].type.tensor_type.shape.dim[0]
-    if not batch.dim_param:
+    if not batch.dim_param or not any(node.name.startswith(TOWER) for node in proto.graph.node):
         raise ValueError(
-            "the exporter fixed the batch size: install the versions of torch and onnxscript that this project's pyproject.toml asks for"
+            "the exporter fixed the batch size, or does not say which nodes are of the tower: install the versions of torch and "
+            "onnxscript that this project's pyproject.toml asks for"
         )

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from export import parity
-from export.to_onnx import export_onnx
+from export.to_onnx import _check, export_onnx
 from smile.checkpoint import load
 from smile.config import ModelConfig, SmileConfig, ViewConfig
 from smile.evaluation import unit
@@ -119,6 +119,16 @@ def test_a_wrong_answer_fails(bundle, golden, spoil):
     compare = partial(parity.compare, file, golden["views"], precision="fp32", text=text, scale=14.0)
     assert compare(spoil(golden["embedding"]))["verdict"] == "fail"
     assert compare(golden["embedding"])["verdict"] == "pass"
+
+
+def test_a_file_that_does_not_say_what_is_of_the_tower_is_refused(bundle):
+    """Nothing would be in INT8, under its name."""
+    model = onnx.load(bundle / "model.fp32.onnx")
+    _check(model)
+    for node in model.graph.node:
+        node.name = node.name.rpartition("/")[2]
+    with pytest.raises(ValueError, match="which nodes are of the tower"):
+        _check(model)
 
 
 def test_pseudo_views_look_like_views():

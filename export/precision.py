@@ -51,12 +51,16 @@ def to_int8(
     # The products of attention hold no weights: their eight bits cost more time than they save, and accuracy too.
     layers = [node.name for node in found if weights & set(node.input) and node.name.startswith(TOWER)]
     free = [node.name for node in found if node.name not in layers]
+    # A layer adds up in 32 bits and what follows is float32: eight bits between them cost digits, and after a product time.
+    # A lone convolution is the stem of a transformer, which ONNX Runtime computes in eight bits only with both ends in them.
+    convolutions = sum(node.op_type == "Conv" for node in found)
+    wide = [kind for kind in QUANTISED if kind != "Conv" or convolutions > 1]
     with tempfile.TemporaryDirectory() as name, _quiet():
         folder = Path(name)
         (folder / "fp32.onnx").write_bytes(file)
         kept, ranked = list[str](), list[str]()
         while True:
-            quantised = _quantise(folder, calibration, free + kept)
+            quantised = _quantise(folder, calibration, free + kept, wide)
             report = judge(quantised)
             # With most layers in float32 any file would pass, under a name that it does not deserve.
             if report["verdict"] == "pass" or len(kept) == len(layers) // 2:
@@ -65,14 +69,10 @@ def to_int8(
             kept = ranked[: min(max(1, 2 * len(kept)), len(layers) // 2)]
 
 
-def _quantise(folder: Path, calibration: np.ndarray, excluded: list[str]) -> bytes:
-    import onnx
+def _quantise(folder: Path, calibration: np.ndarray, excluded: list[str], wide: list[str]) -> bytes:
+    """excluded: names of nodes that stay float32; wide: the kinds whose output does."""
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    kinds = [node.op_type for node in onnx.load(folder / "fp32.onnx").graph.node]
-    # A layer adds up in 32 bits and what follows is float32: eight bits between them cost digits, and after a product time.
-    # A lone convolution is the stem of a transformer, which ONNX Runtime computes in eight bits only with both ends in them.
-    wide = ["MatMul", "Gemm"] + ["Conv"] * (kinds.count("Conv") > 1)
     quantize_static(
         folder / "fp32.onnx",
         folder / "int8.onnx",

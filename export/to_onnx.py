@@ -92,7 +92,9 @@ def _written_out(model: SmileModel, example: torch.Tensor) -> SmileModel:
 
     example: (B, V, C, H, W).
     """
-    result = copy.deepcopy(merged(model))
+    result = merged(model)
+    if result is model:
+        result = copy.deepcopy(model)
     channels = 3 if result.slices else example.shape[2]
     write_out_attention(result.tower, example[0, :1, :channels], fused=False)
     return result

@@ -7,7 +7,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from .runtime.smile_edge.golden import figures, summary, within
 from .runtime.smile_edge.model import ExpressionReader
 
 if TYPE_CHECKING:
-    from smile.protocols import Task
     from smile.site.store import Site
 
 # What an engine may lose on held-out people: half a point of accuracy.
@@ -98,18 +97,8 @@ def row(
     }
 
 
-class _Site(NamedTuple):
-    """The decisions of one site: those of people trained on fit the probe, those of people held out are tested."""
-
-    site: "Site"
-    task: "Task"
-    train: np.ndarray
-    test: np.ndarray
-    reference: np.ndarray  # (n, D) torch's embeddings
-
-
 class HeldOut:
-    """People of one or more sites whom the study held out, and what torch says of them."""
+    """People of one or more sites whom the study held out, and what torch says of them; decisions are counted over all sites."""
 
     def __init__(self, bundle: Path, checkpoint: Path, sites: Sequence[Path]) -> None:
         from smile import checkpoint as checkpoints
@@ -126,7 +115,8 @@ class HeldOut:
                 f"{bundle} was not made of {checkpoint}: give the checkpoint of SHA-256 {made_of[:12]}..."
             )
         self.modalities = config.model.modalities
-        self.parts: list[_Site] = []
+        self.captures: list[tuple[Site, np.ndarray]] = []  # of each site its rows
+        unit, names, train, test = (list[np.ndarray]() for _ in range(4))
         for folder in sites:
             site = open_site(folder, config)
             task = select(Study("", classes=SIX), site)
@@ -135,61 +125,48 @@ class HeldOut:
                 people=site.subjects,
                 seed=config.training.seed,
             )
-            reference = self._embed(lambda views: parity.torch_embeddings(model, views, config), site, task)
-            self.parts.append(_Site(site, task, *fold, reference))
-        self.classes = [name for name in SIX if any(name in part.task.classes for part in self.parts)]
+            before = sum(map(len, names))
+            self.captures.append((site, task.rows))
+            unit.append(task.unit + before)
+            names.append(np.array(task.classes)[task.truth])
+            train.append(fold.train + before)
+            test.append(fold.test + before)
+        self.unit, self.train, self.test = map(np.concatenate, (unit, train, test))
+        self.classes, self.truth = np.unique(np.concatenate(names), return_inverse=True)
+        self.reference = self._embed(lambda views: parity.torch_embeddings(model, views, config))
 
-    def _embed(self, engine: Engine, site: "Site", task: "Task") -> np.ndarray:
-        """Embeddings of the task's captures, (n, D), 32 at a time."""
+    def _embed(self, engine: Engine) -> np.ndarray:
+        """Embeddings of the captures of all sites, (n, D), 32 at a time."""
         return np.concatenate(
             [
-                engine(site.gather(task.rows[start : start + 32], self.modalities))
-                for start in range(0, len(task.rows), 32)
+                engine(site.gather(rows[start : start + 32], self.modalities))
+                for site, rows in self.captures
+                for start in range(0, len(rows), 32)
             ]
         )
 
     def figures(self, reader: ExpressionReader) -> dict[str, float]:
         """`golden.figures` on held-out captures, and what is gained (above 0) or lost in zero-shot and in torch's linear probe."""
-        from smile.evaluation import linear_probe, zero_shot
+        from smile.evaluation import linear_probe, per_sequence, zero_shot
 
-        found = [self._embed(reader.embed, part.site, part.task) for part in self.parts]
-        tested = [np.isin(part.task.unit, part.test) for part in self.parts]
-        result = figures(
-            np.concatenate([z[rows] for z, rows in zip(found, tested, strict=True)]),
-            np.concatenate([part.reference[rows] for part, rows in zip(self.parts, tested, strict=True)]),
-            text=reader.text,
-            scale=reader.scale,
-        )
-        references = [part.reference for part in self.parts]
-        known, names = self._decisions(references, "train")
-        _, truth = self._decisions(references, "test")
-        words = self._words(reader)
-        answers: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-            "zero_shot": lambda z: zero_shot(z, words),
-            "linear_probe": lambda z: linear_probe(known, names, z),
+        found = self._embed(reader.embed)
+        tested = np.isin(self.unit, self.test)
+        result = figures(found[tested], self.reference[tested], text=reader.text, scale=reader.scale)
+        torch_says, engine_says = (per_sequence(z, self.unit)[0] for z in (self.reference, found))
+        both, truth = np.concatenate([engine_says[self.test], torch_says[self.test]]), self.truth[self.test]
+        answers = {
+            "zero_shot": zero_shot(both, self._words(reader)),
+            "linear_probe": linear_probe(torch_says[self.train], self.truth[self.train], both),
         }
         for name, answer in answers.items():
-            ours, torchs = (
-                (answer(self._decisions(z, "test")[0]) == truth).mean() for z in (found, references)
-            )
+            ours, torchs = (answer.reshape(2, -1) == truth).mean(axis=1)
             result[name] = float(ours - torchs)
         return result | {"decisions": len(truth)}
-
-    def _decisions(self, embeddings: Sequence[np.ndarray], side: str) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings of each site's captures -> (u, D) of the decisions of `train` or `test`, and their classes (u,) int."""
-        from smile.evaluation import per_sequence
-
-        pairs = []
-        for part, z in zip(self.parts, embeddings, strict=True):
-            chosen = getattr(part, side)
-            place = np.array([self.classes.index(name) for name in part.task.classes])
-            pairs.append((per_sequence(z, part.task.unit)[0][chosen], place[part.task.truth[chosen]]))
-        return np.concatenate([z for z, _ in pairs]), np.concatenate([truth for _, truth in pairs])
 
     def _words(self, reader: ExpressionReader) -> np.ndarray:
         missing = [name for name in self.classes if name not in reader.labels]
         if missing:
             raise ValueError(
-                f"the bundle has no class {missing[0]!r}: make it without --prompts to verify it on a site"
+                f"the bundle has no class {str(missing[0])!r}: make it without --prompts to verify it on a site"
             )
         return reader.text[[reader.labels.index(name) for name in self.classes]]

@@ -35,10 +35,11 @@ def test_every_precision_passes_on_golden_captures_and_held_out_people(three, ch
 
 
 def test_the_people_are_those_whom_the_study_held_out(three, checkpoint, people):
+    from smile.protocols import SIX, Study, select
     from smile.site.store import Site
 
-    (found,) = verify.HeldOut(three, checkpoint, [people]).parts
-    trained, tested = (set(found.task.subjects[places]) for places in (found.train, found.test))
+    found, task = verify.HeldOut(three, checkpoint, [people]), select(Study("", classes=SIX), Site(people))
+    trained, tested = (set(task.subjects[places]) for places in (found.train, found.test))
     assert trained and tested and not trained & tested
     assert trained | tested == set(Site(people).subjects)
 

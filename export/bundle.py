@@ -44,7 +44,7 @@ REMEDY = {
     "int8": "no choice of layers is good enough: leave int8 out of --precision",
 }
 # What a device needs of `smile` to turn a raw scan, or new sentences, into numbers; with all that they import, without torch.
-READER = ("scans", "geometry.py", "views", "text.py", "labels.py", "motion.py")
+READER = ("scans", "geometry.py", "views", "text.py", "labels.py", "motion.py", "heap.py")
 
 
 class Faces(NamedTuple):

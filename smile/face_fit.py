@@ -4,7 +4,8 @@ Named landmarks give the first pose where a scan has them, else `face_search` do
 paraboloid through the skin there, and the rotation is a point-to-surface ICP that holds the tip in x and y, with Tukey weights,
 so that hair, shoulders and an open mouth do not pull: sites with and without landmarks end in the same frame.
 
-numpy only: the edge bundle carries this file. Legend: v vertices, f faces, n sample points. All lengths in mm.
+numpy only: the edge bundle carries this file. Points stand in columns, (3, n), as in `face_points`. Legend: v vertices, f faces,
+n sample points. All lengths in mm.
 """
 
 from collections.abc import Mapping
@@ -13,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .face_model import compare, mean_face, outline
-from .face_points import Poses, Samples, icp, place, sample, squared, visible
-from .face_search import Found, among_several, fit_of, search
+from .face_points import Poses, Samples, icp, place, products, sample, squared, visible
+from .face_search import Found, among_several, fit_of, highest, search
 
 LEAST_FIT = 0.39  # see `face_search`: of 0..1
 ODD_POSE, INSIDE_OUT = 0.9, 0.7  # an unlikely pose or side of the surface must fit so much better
@@ -51,13 +52,14 @@ def find_face(vertices: np.ndarray, faces: np.ndarray, landmarks: Mapping[str, n
 
     Raises ValueError when nothing like a face is found.
     """
-    samples = sample(vertices, faces)
-    pose = _from_landmarks(landmarks, vertices)
+    points = np.ascontiguousarray(vertices.T)
+    samples = sample(points, faces)
+    pose = _from_landmarks(landmarks, points)
     if pose is not None:
         samples = _outside(samples, pose)
-        best = _fitted(vertices, samples, Found(pose, 1.0))
+        best = _fitted(points, samples, Found(pose, 1.0))
     else:
-        samples, best = _searched(vertices, samples)
+        samples, best = _searched(points, samples)
     _check(samples, best)
     return Face(best.pose.rotation[0], best.pose.tip[0], best.size, best.others)
 
@@ -102,9 +104,9 @@ def _fitted(vertices: np.ndarray, samples: Samples, found: Found) -> Found:
 
 def _outside(samples: Samples, pose: Poses) -> Samples:
     """With normals that look out of the face, as the pose has it."""
-    q = place(samples.points, pose)[0]
+    q = place(samples.points, pose)[:, 0]
     middle = (squared(q) < 70.0**2) & (np.abs(compare(q)[0]) < 12.0)
-    outward = (samples.normals[middle] @ pose.rotation[0, 2]).sum() >= 0
+    outward = (pose.rotation[0, 2] @ samples.normals[:, middle]).sum() >= 0
     return samples if outward else samples._replace(normals=-samples.normals)
 
 
@@ -113,14 +115,14 @@ def _most_prominent(samples: Samples, pose: Poses) -> np.ndarray:
 
     It hardly depends on the pose, so that every start ends at one tip, and it is the nose rather than a lip or the bridge.
     """
-    beside = squared(samples.points - pose.tip[0])
+    beside = squared(samples.points - pose.tip.T)
     tips = samples.take(np.flatnonzero(beside < 14.0**2), count=100).points
     around = samples.take(np.flatnonzero(beside < 60.0**2), count=600).points
-    if len(tips) < 5:
+    if tips.shape[1] < 5:
         return pose.tip[0]
-    weight = np.exp(-squared(tips[:, None] - around[None]) / (2 * 17.0**2))
-    height = (tips - weight @ around / weight.sum(1, keepdims=True)) @ pose.rotation[0, 2]
-    return tips[np.argsort(-height, kind="stable")[: max(3, len(tips) // 15)]].mean(0)
+    weight = np.exp(-squared(tips[:, :, None] - around[:, None]) / (2 * 17.0**2))
+    height = pose.rotation[0, 2] @ (tips - around @ weight.T / weight.sum(1))
+    return highest(tips, height, share=15)
 
 
 def _check(samples: Samples, found: Found) -> None:
@@ -131,11 +133,11 @@ def _check(samples: Samples, found: Found) -> None:
             f"nothing like a face was found: the best place fits {found.fit:.0%} ({LEAST_FIT:.0%} needed): {REMEDY}"
         )
     seen = visible(samples, pose.tip[0], pose.rotation[0, 2], count=2500, reach=130.0)
-    q = place(seen.resized(pose.tip[0], found.size).points, pose)[0]
+    q = place(seen.resized(pose.tip[0], found.size).points, pose)[:, 0]
     above, _, weight = compare(q)
     cells = np.stack(np.meshgrid(np.arange(-55.0, 60, 10), np.arange(-75.0, 80, 10)), axis=-1).reshape(-1, 2)
     expected = outline(*cells.T).sum()
-    there = len(np.unique(np.floor(q[(weight > 0) & (np.abs(above) < 12), :2] / 10), axis=0)) / expected
+    there = len(np.unique(np.floor(q[:2, (weight > 0) & (np.abs(above) < 12)] / 10), axis=1).T) / expected
     if there < MIN_COVERED:
         raise ValueError(
             f"nothing like a face was found: {there:.0%} of the relief of a face is there ({MIN_COVERED:.0%} needed): "
@@ -157,13 +159,13 @@ def _from_landmarks(landmarks: Mapping[str, np.ndarray], vertices: np.ndarray) -
         u, _, vt = np.linalg.svd((points - points.mean(0)).T @ (target - target.mean(0)))
         rotation = (u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt).T
         shift = target.mean(0) - rotation @ points.mean(0)
-        error = float(np.sqrt(squared(points @ rotation.T + shift - target).mean()))
+        error = float(np.sqrt(squared((points @ rotation.T + shift - target).T).mean()))
         noses = [landmarks[name] for name in known if words[name] == {"nose"}]
         tip = noses[0] if noses else -rotation.T @ shift
         if best is None or error < best[0]:
             best = error, Poses(rotation[None], shift[None], np.array([tip]))
     assert best is not None
-    beside = np.sqrt(squared(vertices - best[1].tip[0]).min())
+    beside = np.sqrt(squared(vertices - best[1].tip.T).min())
     return best[1] if best[0] < 15.0 and beside < 15.0 else None  # else they belong to another mesh: search
 
 
@@ -173,16 +175,16 @@ def _apex(vertices: np.ndarray, pose: Poses) -> np.ndarray:
     The highest vertex itself would jump with the noise.
     """
     rotation, guess = pose.rotation[0], pose.tip[0]
-    near = vertices.compress(squared(vertices - guess) < 25.0**2, axis=0)
-    q = (near - guess) @ rotation.T
+    near = vertices.compress(np.abs(vertices[0] - guess[0]) < 25.0, axis=1) - guess[:, None]
+    q = rotation @ near.compress(squared(near) < 25.0**2, axis=1)
     apex = np.zeros(3)
     for width in (10.0, 10.0, 6.0, 6.0, 6.0):  # mm; a wide look first, or a blunt nose has several summits
-        x, y, z = (q - apex).T
-        weight = np.exp(-(x**2 + y**2) / (4 * width**2)) * (np.abs(z) < 10)  # root of a Gaussian
-        if (weight > 0.3).sum() < 8:
+        x, y, z = q - apex[:, None]
+        weight = np.exp(-(x**2 + y**2) / (2 * width**2)) * (np.abs(z) < 10)
+        if (weight > 0.3**2).sum() < 8:
             break  # a hole: the guess stays
-        terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1) * weight[:, None]
-        level, slope_x, slope_y, xx, xy, yy = np.linalg.lstsq(terms, z * weight, rcond=None)[0]
+        sums = products(np.stack([np.ones_like(x), x, y, x * x, x * y, y * y, z])[:, None], weight[None])[0]
+        level, slope_x, slope_y, xx, xy, yy = np.linalg.lstsq(sums[:6, :6], sums[:6, 6], rcond=None)[0]
         curvature = np.array([[2 * xx, xy], [xy, 2 * yy]])
         if np.linalg.eigvalsh(curvature)[1] > -0.01:
             break  # not a summit

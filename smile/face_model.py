@@ -48,14 +48,16 @@ def outline(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def compare(q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """q (..., 3) mm -> distance above the mean face (...), its normal there (..., 3), weight (...), 0 beside the face."""
+    """q (3, ...) mm -> distance above the mean face (...), its normal there (3, ...), weight (...), 0 beside the face."""
     table, columns, rows = _table()
-    i = np.clip(np.rint((q[..., 0] + (HALF_WIDTH + STEP)) / STEP), 0, columns - 1)
-    j = np.clip(np.rint((q[..., 1] - (BOTTOM - STEP)) / STEP), 0, rows - 1)
-    z, *normal, weight = np.take(table, (i * rows + j).astype(np.intp), axis=1)
-    off_x, off_y = q[..., 0] - (i * STEP - HALF_WIDTH - STEP), q[..., 1] - (j * STEP + BOTTOM - STEP)
-    above = (q[..., 2] - z) * normal[2] + off_x * normal[0] + off_y * normal[1]
-    return above, np.stack(normal, axis=-1), weight
+    x, y, z = q
+    i = np.rint((x + (HALF_WIDTH + STEP)) / STEP).clip(0, columns - 1)
+    j = np.rint((y - (BOTTOM - STEP)) / STEP).clip(0, rows - 1)
+    there = table.take((i * rows + j).astype(np.intp), axis=1)
+    level, normal, weight = there[0], there[1:4], there[4]
+    off_x, off_y = x - (i * STEP - HALF_WIDTH - STEP), y - (j * STEP + BOTTOM - STEP)
+    above = (z - level) * normal[2] + off_x * normal[0] + off_y * normal[1]
+    return above, normal, weight
 
 
 @lru_cache(maxsize=1)

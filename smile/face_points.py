@@ -1,6 +1,7 @@
 """What the search and the fit of a face share: points spread over a scan, rigid motions, one step of ICP.
 
-numpy only: the edge bundle carries this file. Legend: f faces, n sample points, s poses tried side by side. Lengths in mm.
+numpy only: the edge bundle carries this file. Points and vectors stand in columns, (3, ...), because numpy is several times as
+fast along a long last axis. Legend: f faces, n sample points, s poses tried side by side. Lengths in mm.
 """
 
 from typing import NamedTuple
@@ -19,22 +20,23 @@ LAYER = (
 class Samples(NamedTuple):
     """Points spread evenly over the area of a scan."""
 
-    points: np.ndarray  # (n, 3)
-    normals: np.ndarray  # (n, 3) unit, outward
+    points: np.ndarray  # (3, n)
+    normals: np.ndarray  # (3, n) unit, outward
     area: float  # mm2 that each stands for
 
     def take(self, rows: np.ndarray, *, count: int) -> "Samples":
-        """At most about `count` of these rows."""
+        """At most about `count` of these."""
         stride = max(1, -(-len(rows) // count))
         kept = rows[::stride]
-        return Samples(self.points.take(kept, axis=0), self.normals.take(kept, axis=0), self.area * stride)
+        return Samples(self.points.take(kept, axis=1), self.normals.take(kept, axis=1), self.area * stride)
 
     def resized(self, centre: np.ndarray, size: float) -> "Samples":
         """Shrunk towards a point by `size`."""
-        return Samples(centre + (self.points - centre) / size, self.normals, self.area / size**2)
+        middle = centre[:, None]
+        return Samples(middle + (self.points - middle) / size, self.normals, self.area / size**2)
 
     def thinned(self, count: int) -> "Samples":
-        return self.take(np.arange(len(self.points)), count=count)
+        return self.take(np.arange(self.points.shape[1]), count=count)
 
 
 class Poses(NamedTuple):
@@ -49,7 +51,7 @@ class Poses(NamedTuple):
 
 
 def sample(vertices: np.ndarray, faces: np.ndarray) -> Samples:
-    """vertices (v, 3), faces (f, 3) -> centres of faces at equal steps of the running area.
+    """vertices (3, v), faces (f, 3) -> centres of faces at equal steps of the running area.
 
     They are repeatable, and the same wherever the scan is turned. Raises ValueError when the faces have no area.
     """
@@ -60,10 +62,10 @@ def sample(vertices: np.ndarray, faces: np.ndarray) -> Samples:
     area = running[-1] / 2
     count = int(np.clip(area / SPACING**2, *SAMPLES))
     pick = np.searchsorted(running, (np.arange(count) + 0.5) / count * running[-1])
-    points = vertices.take(faces.take(pick, axis=0), axis=0).mean(1)
-    normals = unit(weighted.take(pick, axis=0))
+    points = vertices.take(faces.take(pick, axis=0).T, axis=1).mean(1)
+    normals = unit(weighted.take(pick, axis=1))
     # The outside of a cap, and of a closed head, looks away from the centroid on the whole.
-    outward = ((points - points.mean(0)) * normals).sum() >= 0
+    outward = ((points - points.mean(1, keepdims=True)) * normals).sum() >= 0
     return Samples(points, normals if outward else -normals, area / count)
 
 
@@ -74,23 +76,26 @@ def visible(
 
     Without what lies behind the surface, two layers would pass for a rugged one.
     """
-    offset = samples.points - centre
-    rows = np.flatnonzero((squared(offset) < reach**2) & (samples.normals @ forward > -0.1))
+    offset = samples.points - centre[:, None]
+    rows = np.flatnonzero((squared(offset) < reach**2) & (forward @ samples.normals > -0.1))
     near = samples.take(rows, count=2 * count)
-    offset = near.points - centre
-    side = unit(np.cross(forward, np.eye(3)[np.abs(forward).argmin()]))
+    side = unit(cross(forward, np.eye(3)[np.abs(forward).argmin()]))
+    across, up, height = np.stack([side, cross(forward, side), forward]) @ (near.points - centre[:, None])
     columns = int(reach / 3) + 1  # cells of 6 mm
-    cell = ((offset @ side + reach) / 6).astype(np.intp) * columns
-    cell += ((offset @ np.cross(forward, side) + reach) / 6).astype(np.intp)
-    height = offset @ forward
+    cell = ((across + reach) / 6).astype(np.intp) * columns + ((up + reach) / 6).astype(np.intp)
     front = np.full(columns * columns, -np.inf)
     np.maximum.at(front, cell, height)
     return near.take(np.flatnonzero(height > front[cell] - LAYER), count=count)
 
 
 def place(points: np.ndarray, poses: Poses) -> np.ndarray:
-    """points (n, 3) -> (s, n, 3)"""
-    return points @ poses.rotation.transpose(0, 2, 1) + poses.shift[:, None, :]
+    """points (3, n) -> (3, s, n)"""
+    return turned(points, poses.rotation) + poses.shift.T[:, :, None]
+
+
+def turned(vectors: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """vectors (3, n), rotation (s, 3, 3) -> (3, s, n)"""
+    return (rotation.transpose(1, 0, 2).reshape(-1, 3) @ vectors).reshape(3, len(rotation), -1)
 
 
 def icp(samples: Samples, poses: Poses, *, kernels: tuple[float, ...], hold: float) -> Poses:
@@ -98,53 +103,74 @@ def icp(samples: Samples, poses: Poses, *, kernels: tuple[float, ...], hold: flo
 
     `hold` ties the nose tips to the one of the mean face in x and y; z stays free, because noses differ in length.
     """
-    hold = hold * len(samples.points)
-    axes = np.broadcast_to(np.eye(3)[:2], (len(poses.tip), 2, 3))
+    hold = hold * samples.points.shape[1]
+    axes = np.eye(3)[:, None, :2]
     for kernel in kernels:
         q = place(samples.points, poses)
         above, normal, weight = compare(q)
-        weight = weight * tukey(above, kernel)
-        tip = np.einsum("sij,sj->si", poses.rotation, poses.tip) + poses.shift
-        # How each residual changes with a small turn (3) and a small shift (3).
-        rows = np.concatenate([np.cross(q, normal), normal], axis=-1)
-        held = np.concatenate([np.cross(tip[:, None, :], axes), axes], axis=-1)
-        hessian = (rows * weight[..., None]).transpose(0, 2, 1) @ rows + hold * held.transpose(0, 2, 1) @ held
-        gradient = np.einsum("sni,sn->si", rows, weight * above)
-        gradient += hold * np.einsum("sai,sa->si", held, tip[:, :2])
-        hessian += np.diag([1e3, 1e3, 1e3, 1.0, 1.0, 1.0])  # a pose without any overlap stays where it is
-        step = -np.linalg.solve(hessian, gradient[..., None])[..., 0]
+        tip = (poses.rotation @ poses.tip[..., None])[..., 0] + poses.shift
+        normal_equations = products(_changes(q, normal, above), weight * tukey(above, kernel))
+        normal_equations += hold * products(_changes(tip.T[..., None], axes, tip[:, :2]))
+        hessian, gradient = normal_equations[:, :6, :6], normal_equations[:, :6, 6:]
+        hessian = hessian + np.diag(
+            [1e3, 1e3, 1e3, 1.0, 1.0, 1.0]
+        )  # a pose without any overlap stays where it is
+        step = -np.linalg.solve(hessian, gradient)[..., 0]
         change = rotations(step[:, :3].clip(-0.3, 0.3))
-        shift = np.einsum("sij,sj->si", change, poses.shift) + step[:, 3:]
+        shift = (change @ poses.shift[..., None])[..., 0] + step[:, 3:]
         poses = Poses(change @ poses.rotation, shift, poses.tip)
     return poses
 
 
+def _changes(q: np.ndarray, normal: np.ndarray, residual: np.ndarray) -> np.ndarray:
+    """q (3, s, n), normal (3, s, n), residual (s, n) -> (7, s, n): how the residual changes with a small turn (3) and a small
+    shift (3), and the residual itself."""
+    rows = np.empty((7, *residual.shape))
+    rows[:3], rows[3:6], rows[6] = cross(q, normal), normal, residual
+    return rows
+
+
+def products(rows: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
+    """rows (k, s, n), weight (s, n) -> (s, k, k), the weighted sums over n of their products: what least squares needs."""
+    weighted = rows if weight is None else rows * weight
+    return weighted.transpose(1, 0, 2) @ rows.transpose(1, 2, 0)
+
+
 def weighted_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """(f, 3): normals of the faces as they are wound, as long as twice their area."""
-    a, b, c = (np.take(vertices, faces[:, corner], axis=0) for corner in range(3))
-    (ux, uy, uz), (vx, vy, vz) = (b - a).T, (c - a).T
-    return np.stack(
-        [uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx], axis=1
-    )  # np.cross is far slower
+    """vertices (3, v), faces (f, 3) -> (3, f): normals of the faces as they are wound, as long as twice their area."""
+    a, b, c = (vertices.take(faces[:, corner], axis=1) for corner in range(3))
+    return cross(b - a, c - a)
+
+
+def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a, b (3, ...) -> (3, ...); np.cross is far slower."""
+    (ax, ay, az), (bx, by, bz) = a, b
+    return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """vectors (..., 3) -> unit length; a zero vector stays zero."""
-    return vectors / np.maximum(np.sqrt(squared(vectors)), 1e-12)[..., None]
+    """vectors (3, ...) -> unit length; a zero vector stays zero."""
+    return vectors / np.maximum(np.sqrt(squared(vectors)), 1e-12)
 
 
 def squared(vectors: np.ndarray) -> np.ndarray:
-    """vectors (..., 3) -> squared lengths (...); numpy's own sum over so short an axis takes five times as long."""
-    return np.einsum("...k,...k->...", vectors, vectors)
+    """vectors (3, ...) -> squared lengths (...)"""
+    return dot(vectors, vectors)
+
+
+def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a, b (3, ...) -> (...)"""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 def tukey(distance: np.ndarray, kernel: float) -> np.ndarray:
-    return np.clip(1 - (distance / kernel) ** 2, 0, None) ** 2
+    return (1 - (distance / kernel) ** 2).clip(0, None) ** 2
 
 
 def rotations(vectors: np.ndarray) -> np.ndarray:
     """Rotation vectors (s, 3) in radians -> (s, 3, 3), by Rodrigues."""
-    angle = np.linalg.norm(vectors, axis=1)[:, None, None]
+    half = np.maximum(np.sqrt(squared(vectors.T)), 1e-12)[:, None, None] / 2
     k = np.zeros((len(vectors), 3, 3))
     k[:, [2, 0, 1], [1, 2, 0]], k[:, [1, 2, 0], [2, 0, 1]] = vectors, -vectors
-    return np.eye(3) + np.sinc(angle / np.pi) * k + 0.5 * np.sinc(angle / (2 * np.pi)) ** 2 * (k @ k)
+    sine = np.sin(half) / half
+    return np.eye(3) + sine * np.cos(half) * k + 0.5 * sine**2 * (k @ k)

@@ -34,7 +34,7 @@ def measure(
     corners = vertices[faces[:: max(1, len(faces) // 4000)]]
     spacing = float(np.median(np.linalg.norm(corners - corners[:, [1, 2, 0]], axis=2)))
     scaled = vertices / size
-    above, _, weight = compare(scaled)
+    above, _, weight = compare(scaled.T)
     face = (weight > 0) & (np.abs(above) < DEEP)
     skin = scaled[face]
     if spacing > CELL / 2:  # too coarse for every cell to hold a vertex

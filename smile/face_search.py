@@ -19,7 +19,21 @@ from typing import NamedTuple
 import numpy as np
 
 from .face_model import area, compare
-from .face_points import Poses, Samples, icp, place, rotations, squared, tukey, unit, visible
+from .face_points import (
+    Poses,
+    Samples,
+    cross,
+    dot,
+    icp,
+    place,
+    products,
+    rotations,
+    squared,
+    tukey,
+    turned,
+    unit,
+    visible,
+)
 
 CLEAR = 0.6  # fit of a pose that needs no rival: wrong poses stay below 0.5, with few exceptions
 CANDIDATES = (16, 28)  # nose tips to try: of a head, of a body
@@ -67,13 +81,13 @@ def fit_of(samples: Samples, pose: Poses) -> float:
     """How well one pose fits, 0..1; less where the relief is not symmetric."""
     q = place(samples.points, pose)
     fit, relief, weight = _relief(samples, q, pose, kernel=10.0)
-    return float(fit[0]) * (0.65 + 0.35 * _symmetry(q[0], relief[0], weight[0]))
+    return float(fit[0]) * (0.65 + 0.35 * _symmetry(q[:2, 0], relief[0], weight[0]))
 
 
 def among_several(samples: Samples, best: Found) -> Found:
     """Of several people the most complete face, and of such the nearest to the scanner; and how many others there are."""
     faces = [best]
-    if squared(samples.points - best.pose.tip[0]).max() < APART**2:
+    if squared(samples.points - best.pose.tip.T).max() < APART**2:
         return best
     for candidate in _candidates(samples):
         if all(squared(candidate.tip - face.pose.tip[0]) > APART**2 for face in faces):
@@ -89,7 +103,7 @@ def among_several(samples: Samples, best: Found) -> Found:
 def _complete(samples: Samples, pose: Poses) -> float:
     """Share of the mean face that is there, roughly."""
     seen = visible(samples, pose.tip[0], pose.rotation[0, 2], count=2000)
-    above, _, weight = compare(place(seen.points, pose)[0])
+    above, _, weight = compare(place(seen.points, pose))
     return min(float(weight[np.abs(above) < 20.0].sum()) * seen.area / area(), 1.0)
 
 
@@ -99,33 +113,34 @@ def _candidates(samples: Samples) -> list[Candidate]:
     Means over a Gaussian neighbourhood, by blurring a grid of voxels: the height of a point above the mean of what is round
     it, along the mean normal there. Both turn with the scan.
     """
-    points, normals = samples.points, samples.normals
-    low, high = np.quantile(points[:: max(1, len(points) // 4000)], [0.002, 0.998], axis=0)
+    points, count = samples.points, samples.points.shape[1]
+    low, high = np.quantile(points[:, :: max(1, count // 4000)], [0.002, 0.998], axis=1)
     low, high = low - 30.0, high + 30.0  # a few stray points far away get no voxels
     size = max(VOXEL, float(np.prod(high - low) / VOXELS) ** (1 / 3))
     shape = ((high - low) / size).astype(int) + 1
-    index = np.floor((points - low) / size).astype(np.intp)
-    inside = ((index >= 0) & (index < shape)).all(1)
-    cell = np.ravel_multi_index(tuple(index[inside].T), tuple(shape))
-    columns = [None, *(points[inside] - low).T, *normals[inside].T]
-    sums = np.stack([np.bincount(cell, column, minlength=np.prod(shape)) for column in columns]).astype(
-        np.float32
-    )
+    points = points - low[:, None]
+    index = np.floor(points / size).astype(np.intp)
+    inside = np.flatnonzero(((index >= 0) & (index < shape[:, None])).all(0))
+    cell = np.ravel_multi_index(tuple(index.take(inside, axis=1)), tuple(shape))
+    columns = [None, *points.take(inside, axis=1), *samples.normals.take(inside, axis=1)]
+    sums = np.empty((7, np.prod(shape)), dtype=np.float32)
+    for row, column in zip(sums, columns, strict=True):
+        row[:] = np.bincount(cell, column, minlength=len(row))
     stride = max(1, len(cell) // 12000)
-    own = (points[inside] - low)[::stride]
-    blurred = _blurred(sums.reshape(7, *shape), size).reshape(7, -1)[:, cell[::stride]]
-    forward = unit(blurred[4:].T.astype(np.float64))
-    prominence = np.einsum("mk,mk->m", own - (blurred[1:4] / blurred[0]).T, forward)
+    own = points.take(inside[::stride], axis=1)
+    blurred = _blurred(sums.reshape(7, *shape), size).reshape(7, -1).take(cell[::stride], axis=1)
+    forward = unit(blurred[4:].astype(np.float64))
+    prominence = dot(own - blurred[1:4] / blurred[0], forward)
     layers = blurred[0] * samples.area / (2 * np.pi * BLUR**2)  # 1 on a plane: hair, ears and hands have more
     prominence = prominence / np.maximum(1.0, layers / 1.2)
     found: list[Candidate] = []
-    count = CANDIDATES[1 if samples.area * len(points) > HEAD else 0]
-    while len(found) < count:
+    most = CANDIDATES[1 if samples.area * count > HEAD else 0]
+    while len(found) < most:
         top = int(prominence.argmax())
         if not prominence[top] > PROMINENT:
             break
-        found.append(Candidate(own[top] + low, forward[top], float(prominence[top])))
-        prominence[squared(own - own[top]) < 15.0**2] = -1
+        found.append(Candidate(own[:, top] + low, forward[:, top], float(prominence[top])))
+        prominence[squared(own - own[:, top, None]) < 15.0**2] = -1
     return sorted(found, key=lambda candidate: candidate.forward[2] < 0)
 
 
@@ -141,7 +156,7 @@ def _blurred(grid: np.ndarray, size: float) -> np.ndarray:
 def _best_pose(samples: Samples, candidate: Candidate) -> Found | None:
     """The best pose with this nose tip; None where too little surface is around."""
     seen = visible(samples, candidate.tip, candidate.forward, count=3000)
-    if len(seen.points) < 60:
+    if seen.points.shape[1] < 60:
         return None
     tip = _foremost(seen.points, candidate)
     starts = _starts(seen, tip, candidate.forward)
@@ -169,11 +184,11 @@ def _resized(samples: Samples, found: Found) -> Found:
 
 def _starts(seen: Samples, tip: np.ndarray, forward: np.ndarray) -> Poses:
     """Poses with one nose tip that look along `forward`, more or less, with any roll."""
-    flat = seen.points - tip
-    flat = flat - np.outer(flat @ forward, forward)
-    side = np.linalg.eigh(flat.T @ flat)[1][:, 2]  # a direction that turns with the scan
+    flat = seen.points - tip[:, None]
+    flat = flat - np.outer(forward, forward @ flat)
+    side = np.linalg.eigh(flat @ flat.T)[1][:, 2]  # a direction that turns with the scan
     side = unit(side - forward * (side @ forward))
-    rotation = _variants() @ np.stack([side, np.cross(forward, side), forward])
+    rotation = _variants() @ np.stack([side, cross(forward, side), forward])
     return Poses(rotation, -rotation @ tip, np.tile(tip, (len(rotation), 1)))
 
 
@@ -207,32 +222,26 @@ def _relief(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fit (s,), what the smooth surface leaves of the scan's heights (s, n) mm, and its weight (s, n)."""
     above, normal, weight = compare(q)
-    facing = np.einsum("snk,snk->sn", samples.normals @ poses.rotation.transpose(0, 2, 1), normal).clip(0)
-    there = samples.area * np.einsum("sn,sn,sn->s", weight, facing, tukey(above, kernel)) / area()
-    heights = np.stack(
-        [q[..., 2], q[..., 2] - above / normal[..., 2].clip(0.2)], axis=-1
-    )  # scanned, expected
-    x, y = q[..., 0] / 60, q[..., 1] / 60
+    facing = dot(turned(samples.normals, poses.rotation), normal).clip(0)
+    there = samples.area * (weight * facing * tukey(above, kernel)).sum(1) / area()
+    x, y, scanned = q[0] / 60, q[1] / 60, q[2]
+    expected = scanned - above / normal[2].clip(0.2)
     centre = np.exp(-((x**2 + (y - 0.17) ** 2) / (2 * CENTRE**2)))
-    weight = (weight > 0) * facing * centre * np.clip(1 - (above / (kernel + 10.0)) ** 2, 0, None)
-    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
-    weighted = (terms * weight[..., None]).transpose(0, 2, 1)
-    right = weighted @ heights
-    smooth = np.linalg.solve(weighted @ terms + 1e-3 * np.eye(6), right)
-    # (s, 2, 2): variances and covariance of what is left of both.
-    left = heights.transpose(0, 2, 1) @ (heights * weight[..., None]) - right.transpose(0, 2, 1) @ smooth
+    weight = (weight > 0) * facing * centre * (1 - (above / (kernel + 10.0)) ** 2).clip(0, None)
+    rows = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y, scanned, expected])
+    sums = products(rows, weight)  # of the six terms of a quadratic surface and of both heights
+    terms, right, heights = sums[:, :6, :6], sums[:, :6, 6:], sums[:, 6:, 6:]
+    smooth = np.linalg.solve(terms + 1e-3 * np.eye(6), right)
+    left = heights - right.transpose(0, 2, 1) @ smooth  # variances and covariance of what is left of both
     scale = np.sqrt(np.maximum(left[:, 0, 0] * left[:, 1, 1], 1e-9))
     fit = np.clip(left[:, 0, 1] / scale, 0, 1) * np.clip(there, 0, 1)
-    return fit, heights[..., 0] - (terms @ smooth)[..., 0], weight
+    return fit, scanned - np.einsum("ksn,sk->sn", rows[:6], smooth[..., 0]), weight
 
 
 def _symmetry(q: np.ndarray, relief: np.ndarray, weight: np.ndarray) -> float:
-    """-1..1: how like its mirror image a relief is; 0.5 where only one half is there to see."""
+    """q (2, n), relief (n,) and weight (n,) -> -1..1: how like its mirror image a relief is; 0.5 where only one half is there."""
     rows, columns = 28, 22  # cells of 6 mm
-    column, row = (
-        np.floor(q[:, 0] / 6).astype(np.intp) + columns // 2,
-        np.floor(q[:, 1] / 6).astype(np.intp) + rows // 2,
-    )
+    column, row = np.floor(q / 6).astype(np.intp) + np.array([[columns // 2], [rows // 2]])
     kept = (weight > 0) & (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
     cell = row[kept] * columns + column[kept]
     count = np.bincount(cell, weight[kept], minlength=rows * columns).reshape(rows, columns)
@@ -246,18 +255,18 @@ def _symmetry(q: np.ndarray, relief: np.ndarray, weight: np.ndarray) -> float:
 
 def _foremost(points: np.ndarray, candidate: Candidate) -> np.ndarray:
     """(3,) the mean of the foremost points near a candidate."""
-    near = points[squared(points - candidate.tip) < 13.0**2]
-    if len(near) < 5:
-        return candidate.tip
-    order = np.argsort(-(near @ candidate.forward), kind="stable")
-    return near[order[: max(3, len(near) // 30)]].mean(0)
+    near = points.compress(squared(points - candidate.tip[:, None]) < 13.0**2, axis=1)
+    return candidate.tip if near.shape[1] < 5 else highest(near, candidate.forward @ near, share=30)
+
+
+def highest(points: np.ndarray, height: np.ndarray, *, share: int) -> np.ndarray:
+    """points (3, n), height (n,) -> (3,) the mean of the highest, one of `share`, three at least."""
+    order = np.argsort(-height, kind="stable")
+    return points[:, order[: max(3, len(order) // share)]].mean(1)
 
 
 def summit(samples: Samples, pose: Poses) -> np.ndarray:
     """(3,) where the surface is highest over the nose of the mean face: the candidate may have been a wing or the bridge."""
-    q = place(samples.points, pose)[0]
-    nose = np.flatnonzero((np.abs(q) < [8.0, 9.0, 20.0]).all(1))
-    if len(nose) < 8:
-        return pose.tip[0]
-    order = nose[np.argsort(-q[nose, 2], kind="stable")]
-    return samples.points[order[: max(3, len(nose) // 30)]].mean(0)
+    q = place(samples.points, pose)[:, 0]
+    nose = np.flatnonzero((np.abs(q) < [[8.0], [9.0], [20.0]]).all(0))
+    return pose.tip[0] if len(nose) < 8 else highest(samples.points[:, nose], q[2, nose], share=30)

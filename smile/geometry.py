@@ -12,7 +12,7 @@ import numpy as np
 
 from .face_fit import Face, find_face
 from .face_model import compare
-from .face_points import unit, weighted_normals
+from .face_points import squared, unit, weighted_normals
 from .face_quality import measure
 from .scans.scan import Scan, Texture
 
@@ -55,7 +55,7 @@ def align(scan: Scan, *, radius: float) -> Aligned:
         landmarks={name: face.rotation @ (point - face.tip) for name, point in scan.landmarks.items()},
     )
     moved, mended = _right_way_round(moved, face)
-    near = np.linalg.norm(moved.vertices, axis=1) <= radius
+    near = squared(moved.vertices.T) <= radius**2
     cropped = _keep(moved, near)
     cropped = _keep(cropped, _of_the_face(cropped.vertices, face.size))
     if len(cropped.vertices) < MIN_VERTICES:
@@ -72,11 +72,11 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
     A vertex without any area around it gets (0, 0, 1), the direction of the scanner.
     """
-    weighted = weighted_normals(vertices, faces)
+    weighted = weighted_normals(np.ascontiguousarray(vertices.T), faces)
     corners, count = faces.ravel(), len(vertices)
-    sums = [np.bincount(corners, weights=axis.repeat(3), minlength=count) for axis in weighted.T]
-    normals = np.stack(sums, axis=1)
-    return np.where((normals != 0).any(1, keepdims=True), unit(normals), [0.0, 0.0, 1.0])
+    normals = np.stack([np.bincount(corners, weights=axis.repeat(3), minlength=count) for axis in weighted])
+    normals = np.where((normals != 0).any(0), unit(normals), [[0.0], [0.0], [1.0]])
+    return np.ascontiguousarray(normals.T)
 
 
 def _finite(scan: Scan) -> Scan:
@@ -130,10 +130,10 @@ def _right_way_round(scan: Scan, face: Face) -> tuple[Scan, list[str]]:
 
     A photograph is never mirrored: texture that runs the other way on faces that are wound inward shows mirrored coordinates.
     """
-    near = np.linalg.norm(scan.vertices, axis=1) < 60
+    near = squared(scan.vertices.T) < 60.0**2
     rows = np.flatnonzero(near.take(scan.faces[:, 0]))
     rows = rows[:: max(1, len(rows) // 8000)]
-    area = weighted_normals(scan.vertices, scan.faces[rows])[:, 2]  # as seen from the front, twice
+    area = weighted_normals(scan.vertices.T, scan.faces[rows])[2]  # as seen from the front, twice
     inward = bool(area.sum() < 0)
     backwards = scan.texture is not None and _reversed_share(scan.texture.corner_uv[rows], area) > REVERSED
     if not inward:
@@ -170,16 +170,18 @@ def _of_the_face(vertices: np.ndarray, size: float) -> np.ndarray:
     By voxels and not by edges: eyeballs, teeth, the other half of a face and the points of a cloud hang together, the shoulder
     of a neighbour does not.
     """
-    above, _, weight = compare(vertices / size)
+    points = np.ascontiguousarray(vertices.T)
+    above, _, weight = compare(points / size)
     on_face = (weight > 0) & (np.abs(above) < 15)
     gap = max(
         GAP, 2 * float(np.sqrt(4 * size**2 * 1.6e4 / max(on_face.sum(), 1)))
     )  # a coarse scan has wide steps
-    index = ((vertices - vertices.min(0, initial=0)) / gap).astype(np.intp) + 1
-    shape = tuple(index.max(0, initial=0) + 2)
+    index = ((points - points.min(1, initial=0, keepdims=True)) / gap).astype(np.intp) + 1
+    shape = tuple(index.max(1, initial=0) + 2)
+    cell = np.ravel_multi_index(tuple(index), shape)
     full, grown = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
-    full[tuple(index.T)] = True
-    grown[tuple(index[on_face].T)] = True
+    full.put(cell, True)
+    grown.put(cell.compress(on_face), True)
     count = -1
     while grown.sum() != count:
         count = grown.sum()
@@ -187,7 +189,7 @@ def _of_the_face(vertices: np.ndarray, size: float) -> np.ndarray:
             ahead, behind = np.roll(grown, 1, axis), np.roll(grown, -1, axis)
             grown = grown | ahead | behind
         grown &= full
-    return grown[tuple(index.T)]
+    return grown.take(cell)
 
 
 def _keep(scan: Scan, vertices: np.ndarray) -> Scan:

@@ -13,6 +13,9 @@ from .scan import Scan, Texture
 SMALLEST = 100  # vertices and faces; the coarsest real scan has thousands
 LARGEST_COORDINATE = 1e5  # mm; beyond 100 m nothing is a face
 AGAIN = "copy or export the scan again"
+_DIGITS = 18  # that an int64 holds for certain
+_EXACT = 2**53  # a float64 holds every integer up to this
+_POWERS = 10.0 ** np.arange(_DIGITS + 2)  # exact up to 22
 NO_TEXTURE = "or prepare without texture (--modalities depth,normals)"
 
 
@@ -21,15 +24,13 @@ def numbers(text: bytes, dtype: type, *, what: str) -> np.ndarray:
 
     Raises ValueError where something is not a number. `nan` and `inf` are numbers here; `checked` counts them.
     """
-    values: np.ndarray | None
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # numpy 1.26 only warns where numpy 2 raises
-        try:
-            values = np.fromstring(text, dtype, sep=" ")
-        except (ValueError, DeprecationWarning):
-            values = None
+    values = _decimals(text) if dtype is float else None
+    if values is not None:
+        return values
+    values = _parsed(text, dtype)
     # The count is compared because numpy takes "1.5.3" for two numbers and blanks alone for one.
-    count = int(token_starts(text).sum())
+    solid = np.frombuffer(text, np.uint8) > 32
+    count = np.count_nonzero(solid[1:] > solid[:-1]) + int(solid[:1].sum())
     if count == 0:
         return np.zeros(0, dtype)
     if values is None or len(values) != count:
@@ -37,11 +38,39 @@ def numbers(text: bytes, dtype: type, *, what: str) -> np.ndarray:
     return values
 
 
+def _parsed(text: bytes, dtype: type) -> np.ndarray | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # numpy 1.26 only warns where numpy 2 raises
+        try:
+            return np.fromstring(text, dtype, sep=" ")
+        except (ValueError, DeprecationWarning):
+            return None
+
+
+def _decimals(text: bytes) -> np.ndarray | None:
+    """The numbers of a text in which each is written as `-12.345`; None for any other text.
+
+    A third of the time of numpy's parser, to the same bits: without their points they are integers, which it reads ten times as
+    fast, and one division by an exact power of ten rounds as the standard asks (Clinger 1990, the fast path).
+    """
+    solid = np.concatenate([[False], np.frombuffer(text, np.uint8) > 32, [False]])
+    starts, ends = np.flatnonzero(solid[1:] != solid[:-1]).reshape(-1, 2).T
+    points = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("."))
+    if len(points) != len(starts) or not len(points) or (ends - starts).max() > _DIGITS + 1:
+        return None
+    if ((points < starts) | (points >= ends)).any():
+        return None
+    whole = _parsed(text.replace(b".", b""), np.int64)
+    if whole is None or len(whole) != len(starts) or np.abs(whole).max() > _EXACT:
+        return None
+    return whole / _POWERS.take(ends - 1 - points)
+
+
 def token_starts(text: bytes) -> np.ndarray:
     """(bytes,) bool: where a word begins."""
     solid = np.frombuffer(text, np.uint8) > 32
     starts = solid.copy()
-    starts[1:] &= ~solid[:-1]
+    starts[1:] = solid[1:] > solid[:-1]
     return starts
 
 
@@ -54,6 +83,12 @@ def _first_bad(text: bytes, dtype: type) -> str:
     return "a word"
 
 
+def holds_pair(text: bytes, pair: bytes) -> bool:
+    """`pair in text` for two bytes, in a tenth of the time where the first of them is common."""
+    codes = np.frombuffer(text, np.uint8)
+    return bool(((codes[:-1] == pair[0]) & (codes[1:] == pair[1])).any())
+
+
 def words_per_line(text: bytes) -> np.ndarray:
     """(lines,) int: how many words each line holds; every line ends with a line feed."""
     return up_to(
@@ -63,6 +98,11 @@ def words_per_line(text: bytes) -> np.ndarray:
 
 def up_to(places: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """(ends,) int: how many of the sorted `places` lie before each of the sorted `ends`, and after the one before it."""
+    each, rest = divmod(len(places), max(len(ends), 1))
+    if each and not rest:  # equally many in each, as in nearly every file: seen without a search
+        groups = places.reshape(-1, each)
+        if (groups[:, -1] < ends).all() and (groups[1:, 0] >= ends[:-1]).all():
+            return np.full(len(ends), each)
     return np.diff(np.searchsorted(places, ends), prepend=0)
 
 
@@ -78,7 +118,7 @@ def table(text: bytes, *, what: str) -> np.ndarray:
     counts = words_per_line(text)
     odd = np.flatnonzero(counts != counts[0])
     if len(odd):
-        line = text.split(b"\n")[odd[0]][:60].decode("latin-1")
+        line = text.split(b"\n")[odd[0]].strip()[:60].decode("latin-1")
         raise ValueError(
             f"{what}: line {line!r} has {counts[odd[0]]} numbers and the first line {counts[0]} "
             f"(truncated or damaged?): {AGAIN}"

@@ -7,6 +7,7 @@ Arrays: v vertices, f triangles, n face corners.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,13 @@ from .arrays import (
     NO_TEXTURE,
     checked,
     fan,
+    holds_pair,
     in_range,
     numbers,
     table,
     to_uint8,
     token_starts,
     up_to,
-    words_per_line,
 )
 from .scan import Scan, Texture
 
@@ -45,9 +46,12 @@ def read(path: Path, *, texture: Path | None = None, need_texture: bool = True) 
             )
         return cloud.surface(vertices, colors, need_texture=need_texture)
     corners, line_of, index = _faces(lines[b"f "])
-    # For each corner how many vertices, texture coordinates and materials came before its line.
-    v, vt, us = (np.searchsorted(where[head], where[b"f "])[line_of] for head in (b"v ", b"vt", b"us"))
-    faces = in_range(_absolute(index[:, 0], v)[corners], len(vertices), what="face index", of="vertices")
+
+    def before(head: bytes) -> np.ndarray:  # (f lines,) how many such lines came before each
+        return np.searchsorted(where[head], where[b"f "])
+
+    v = _absolute(index[:, 0], lambda: before(b"v ")[line_of])
+    faces = in_range(v.take(corners), len(vertices), what="face index", of="vertices")
     scan = checked(vertices, faces, colors=colors)
     libraries = _names(lines[b"mt"])
     if not need_texture or (
@@ -62,10 +66,9 @@ def read(path: Path, *, texture: Path | None = None, need_texture: bool = True) 
     uv = table(lines[b"vt"], what="vt")
     if uv.shape[1] < 2:
         raise ValueError(f"its vt lines hold one number where 2 are needed: {AGAIN}, {NO_TEXTURE}")
-    materials = np.array(["", *_names(lines[b"us"])])[us[corners[:, 0]]]  # (f,)
-    merged = _texture(
-        path, uv[:, :2], _absolute(index[:, 1], vt)[corners], materials, libraries, given=texture
-    )
+    vt = _absolute(index[:, 1], lambda: before(b"vt")[line_of]).take(corners)
+    material = before(b"us").take(line_of.take(corners[:, 0]))  # (f,)
+    merged = _texture(path, uv[:, :2], vt, ["", *_names(lines[b"us"])], material, libraries, given=texture)
     return checked(vertices, faces, colors=colors, texture=merged)
 
 
@@ -75,12 +78,14 @@ def _by_head(text: bytes) -> tuple[dict[bytes, np.ndarray], dict[bytes, bytes]]:
         text = re.sub(rb"\\\r?\n", b" ", text)
     text = text.replace(b"\t", b" ")
     text = text.removeprefix(b"\xef\xbb\xbf")  # a byte order mark, in front of the first vertex
-    text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").lstrip(b" ") + b"\n\n"
-    if b" #" in text:  # a comment after the numbers; material names may hold such a sign
+    if b"\r" in text:
+        text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    text = text.lstrip(b" ") + b"\n\n"
+    if holds_pair(text, b" #"):  # a comment after the numbers; material names may hold such a sign
         text = re.sub(rb"(?m)^( *(?:v|vt|f) [^#\n]*)#[^\n]*", rb"\1", text)
-    if b"\n " in text:
+    if holds_pair(text, b"\n "):
         text = re.sub(rb"\n +", b"\n", text)
-    codes = np.frombuffer(text, np.uint8)
+    codes = np.frombuffer(bytearray(text), np.uint8)
     ends = np.flatnonzero(codes == ord("\n"))[:-1] + 1
     starts = np.append(0, ends[:-1])
     heads = codes[starts] * np.uint16(256) + codes[starts + 1]
@@ -92,8 +97,8 @@ def _by_head(text: bytes) -> tuple[dict[bytes, np.ndarray], dict[bytes, bytes]]:
         where[head] = own
         first = np.append(True, np.diff(own) > 1)[: len(own)]  # of a run of such lines
         runs = zip(starts[own[first]].tolist(), ends[own[np.roll(first, -1)]].tolist(), strict=True)
-        block = b"".join(text[start:stop] for start, stop in runs)
-        lines[head] = (b"\n" + block).replace(b"\n" + head, b"\n")[1:]
+        codes[starts[own]] = codes[starts[own] + 1] = ord(" ")
+        lines[head] = b"".join(codes[start:stop].tobytes() for start, stop in runs)
     return where, lines
 
 
@@ -113,12 +118,12 @@ def _vertices(lines: bytes) -> tuple[np.ndarray, np.ndarray | None]:
 
 def _faces(lines: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`f` lines -> ((f, 3) corner numbers, (n,) line of each corner, (n, 2) v and vt as written, 0 for none)."""
-    lengths = words_per_line(lines)
-    if (lengths < 3).any():
-        short = lines.split(b"\n")[int(np.argmin(lengths))][:60].decode("latin-1")
-        raise ValueError(f"face {short!r} has fewer than three corners (a truncated file?): {AGAIN}")
-    text = lines.replace(b"//", b"/0/")
+    text = lines.replace(b"//", b"/0/") if holds_pair(lines, b"//") else lines
     corner_starts = np.flatnonzero(token_starts(text))
+    lengths = up_to(corner_starts, np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")))
+    if (lengths < 3).any():
+        short = lines.split(b"\n")[int(np.argmin(lengths))].strip()[:60].decode("latin-1")
+        raise ValueError(f"face {short!r} has fewer than three corners (a truncated file?): {AGAIN}")
     slash_places = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("/"))
     slashes = up_to(slash_places, np.append(corner_starts[1:], len(text)))  # 0, 1 or 2 a corner
     flat = numbers(text.replace(b"/", b" "), np.int64, what="f")
@@ -134,41 +139,46 @@ def _faces(lines: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return corners, np.repeat(np.arange(len(lengths)), lengths), index
 
 
-def _absolute(index: np.ndarray, before: np.ndarray) -> np.ndarray:
+def _absolute(index: np.ndarray, before: Callable[[], np.ndarray]) -> np.ndarray:
     """1-based or, where negative, counted back from the lines before -> 0-based; negative where there is none."""
-    return np.where(index < 0, np.maximum(before + index, -2), index - 1)
+    if index.min(initial=0) >= 0:
+        return index - 1
+    return np.where(index < 0, np.maximum(before() + index, -2), index - 1)
 
 
 def _names(lines: bytes) -> list[str]:
     """`emtl name`, `llib name` a line -> the names, which may hold blanks."""
-    return [line.partition(" ")[2].strip() for line in lines.decode("utf-8", "replace").split("\n")[:-1]]
+    return [
+        line.strip().partition(" ")[2].strip() for line in lines.decode("utf-8", "replace").split("\n")[:-1]
+    ]
 
 
 def _texture(
     path: Path,
     uv: np.ndarray,
     uv_index: np.ndarray,
-    names: np.ndarray,
+    names: list[str],
+    material: np.ndarray,
     libraries: list[str],
     *,
     given: Path | None,
 ) -> Texture:
     """One texture out of the materials in use.
 
-    `uv`: (vt, 2); `uv_index`: (f, 3) into it, negative for none; `names`: (f,) material of each face, "" for none.
+    `uv`: (vt, 2); `uv_index`: (f, 3) into it, negative for none; `material`: (f,) into `names`, where "" is none.
     """
     materials: dict[str, _Material] = {}
     for library in libraries:
         file = images.beside(path, library)
         if file is not None:
             materials |= _materials(file.read_bytes())
-    used, which = np.unique(names, return_inverse=True)
-    own = [materials.get(name, (None, _GREY)) for name in used]
-    if any(image for image, _ in own):
-        sources = sorted({(image or "", () if image else color) for image, color in own})  # each image once
-        place = np.array([sources.index((image or "", () if image else color)) for image, color in own])[
-            which
-        ]
+    looks = [materials.get(name, (None, _GREY)) for name in names]
+    own = [(image or "", () if image else color) for image, color in looks]
+    used = {own[number] for number in np.flatnonzero(np.bincount(material))}
+    if any(image for image, _ in used):
+        sources = sorted(used)  # each image once
+        number = {look: place for place, look in enumerate(sources)}
+        place = np.array([number.get(look, 0) for look in own]).take(material)
         loaded = [_image(path, image) if image else _patch(color) for image, color in sources]
         textured = np.array([bool(image) for image, _ in sources])[place]
     else:
@@ -178,16 +188,17 @@ def _texture(
                 f"material file {lost[0]!r}, which names the texture, is missing beside the mesh: restore it, {NO_TEXTURE}"
             )
         loaded = [images.load(images.find(path, named=None, given=given))]
-        place, textured = np.zeros(len(names), np.int64), np.ones(len(names), bool)
-    bare = int((uv_index[textured] < 0).any(axis=1).sum())
+        place, textured = np.zeros(len(material), np.int64), np.ones(len(material), bool)
+    bare = np.count_nonzero((uv_index < 0).any(axis=1) & textured)
     if bare:
         raise ValueError(
-            f"{bare} of {len(names)} faces have no texture coordinates: export it with its texture, "
+            f"{bare} of {len(material)} faces have no texture coordinates: export it with its texture, "
             + NO_TEXTURE
         )
-    in_range(uv_index[textured], len(uv), what="texture index", of="vt lines")
-    corner_uv = np.full((len(names), 3, 2), 0.5, np.float32)  # the middle of a plain patch of colour
-    corner_uv[textured] = uv[uv_index[textured]]
+    inside = np.where(textured[:, None], uv_index, 0)
+    in_range(inside, len(uv), what="texture index", of="vt lines")
+    corner_uv = uv.astype(np.float32).take(inside, axis=0)
+    corner_uv[~textured] = 0.5  # the middle of a plain patch of colour
     return images.side_by_side(loaded, corner_uv, place)
 
 

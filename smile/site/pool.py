@@ -15,6 +15,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from ..heap import keep_freed
 from .work import Figures, Outcome, Sample, Seen, Settings, Task, perform
 
 SHORT = 4  # files of a task that is sent ahead
@@ -121,6 +122,7 @@ def _stop(worker: _Worker) -> None:
 def serve(pipe: Connection, settings: Settings) -> None:
     """A worker process: tasks in, samples and reasons out, until the parent closes the pipe or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed()
     seen: Seen = {}
     with contextlib.suppress(EOFError, OSError):
         pipe.send(None)  # alive

@@ -24,13 +24,13 @@ def rotation(yaw: float) -> np.ndarray:
 
 
 def to_view(points: np.ndarray, yaw: float) -> np.ndarray:
-    """points (..., 3) in the project frame -> (..., 3) in the view frame."""
-    return (points - PIVOT) @ rotation(yaw).T + PIVOT
+    """points (3,) or (3, n) in the project frame -> the same in the view frame."""
+    return ((rotation(yaw) @ (points.T - PIVOT).T).T + PIVOT).T
 
 
 def from_view(points: np.ndarray, yaw: float) -> np.ndarray:
-    """points (..., 3) in the view frame -> (..., 3) in the project frame."""
-    return (points - PIVOT) @ rotation(yaw) + PIVOT
+    """points (3,) or (3, n) in the view frame -> the same in the project frame."""
+    return ((rotation(yaw).T @ (points.T - PIVOT).T).T + PIVOT).T
 
 
 def pixel_centres(config: ViewConfig) -> tuple[np.ndarray, np.ndarray]:

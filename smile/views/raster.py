@@ -20,21 +20,19 @@ def visible_faces(vertices: np.ndarray, faces: np.ndarray, config: ViewConfig) -
 
     Both sides of a face are seen.
     """
-    return np.stack([_view(to_view(vertices, yaw), faces, config) for yaw in config.yaws])
+    points, corners = np.ascontiguousarray(vertices.T), np.ascontiguousarray(faces.T)
+    return np.stack([_view(to_view(points, yaw), corners, config) for yaw in config.yaws])
 
 
-def _view(vertices: np.ndarray, faces: np.ndarray, config: ViewConfig) -> np.ndarray:
-    """vertices (v, 3) in the view frame -> (H, W) int32."""
+def _view(vertices: np.ndarray, corners: np.ndarray, config: ViewConfig) -> np.ndarray:
+    """vertices (3, v) in the view frame, corners (3, f) -> (H, W) int32."""
     size, step = config.size, 2 * config.radius / config.size
-    corners = faces.T
-    column = ((vertices[:, 0] + config.radius) / step - 0.5).take(
-        corners
-    )  # (3, f), pixel centres at whole numbers
-    row = ((config.radius - vertices[:, 1]) / step - 0.5).take(corners)
+    column = ((vertices[0] + config.radius) / step - 0.5).take(corners)  # pixel centres at whole numbers
+    row = ((config.radius - vertices[1]) / step - 0.5).take(corners)
     left, right = _span(column, size)
     top, bottom = _span(row, size)
     hit = np.flatnonzero((left <= right) & (top <= bottom))
-    column, row, depth = column[:, hit], row[:, hit], vertices[:, 2].take(corners[:, hit])
+    column, row, depth = column.take(hit, 1), row.take(hit, 1), vertices[2].take(corners.take(hit, 1))
     left, top = left[hit], top[hit]
     width, height = right[hit] - left + 1, bottom[hit] - top + 1
     seen, nearest = np.full(size * size, -1, np.int32), np.full(size * size, -np.inf)

@@ -21,7 +21,7 @@ def test_the_axis_of_the_head_stays_where_it_is() -> None:
 
 @pytest.mark.parametrize("yaw", [-45.0, 0.0, 20.0])
 def test_view_frame_and_back(yaw: float) -> None:
-    points = np.random.default_rng(0).normal(0, 50, (7, 3))
+    points = np.random.default_rng(0).normal(0, 50, (3, 7))
     np.testing.assert_allclose(from_view(to_view(points, yaw), yaw), points, atol=1e-12)
     np.testing.assert_allclose(np.linalg.det(rotation(yaw)), 1)
 

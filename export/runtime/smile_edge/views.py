@@ -194,7 +194,8 @@ def _load_reader(bundle: Path) -> ModuleType:
 
 
 def scan_modules(bundle: Path) -> dict[str, ModuleType]:
-    """The modules of `reader/` that make views of a scan."""
+    """The modules of `reader/` that make views of a scan; from here on this process keeps its heap."""
+    reader_module(bundle, "heap").keep_freed()
     return {name: reader_module(bundle, name) for name in ("config", "scans", "geometry", "views")}
 
 

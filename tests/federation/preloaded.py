@@ -55,16 +55,30 @@ def serve(address: str) -> None:
             except TimeoutError:
                 continue
             connection.settimeout(10)
-            text, files, *_ = socket.recv_fds(connection, 1 << 20, 2)
-            while not text.endswith(b"\n"):
-                text += connection.recv(1 << 20)
-            if not (process := os.fork()):
-                become(json.loads(text), files)
-                break  # with the connection open until it dies
-            connection.sendall(str(process).encode())
+            text, files = asked(connection)
+            if text.endswith(b"\n"):
+                if not (process := os.fork()):
+                    become(json.loads(text), files)
+                    break  # with the connection open until it dies
+                try:
+                    connection.sendall(str(process).encode())
+                except OSError:  # the stand-in was killed meanwhile, and so dies what it stood for
+                    os.kill(process, signal.SIGKILL)
             connection.close()
             for file in files:
                 os.close(file)
+
+
+def asked(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """The request of a stand-in and its two files; a text without its end where the stand-in was killed or stopped before."""
+    text, files = b"", list[int]()
+    try:
+        text, files, *_ = socket.recv_fds(connection, 1 << 20, 2)
+        while not text.endswith(b"\n") and (more := connection.recv(1 << 20)):
+            text += more
+    except OSError:
+        pass
+    return text, files
 
 
 def become(request: dict, files: list[int]) -> None:

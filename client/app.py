@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 from client.memory import Memory
 from client.privacy import Outbox
 from client.site import SiteSettings, log_folder, site_settings
-from smile import npy, wire
+from smile import wire
 from smile.config import SmileConfig, ViewConfig, from_flat
 from smile.protocol import NO_BASE
 
@@ -117,11 +117,10 @@ def _train_round(message: Message, outbox: Outbox, settings: SiteSettings) -> Me
     started, r = time.monotonic(), _open(message, settings)
     whole = None
     if "moments" in message.content.array_records:
-        sent = {name: npy.values(array) for name, array in message.content.array_records["moments"].items()}
+        sent = {name: array.numpy() for name, array in message.content.array_records["moments"].items()}
         found = _or_refuse(103, moments.from_arrays, sent, like=moments.shapes(r.config))
         whole = moments.shared(found, device=settings.device)
-    keeps = rounds.wants_memory(r.config)
-    before = get_arrays(r.model) if keeps else {}
+    before = get_arrays(r.model)
     state = _or_refuse(108, rounds.optimiser, r.model, r.config, r.kept, device=settings.device)
     parts = _or_refuse(
         104,
@@ -137,7 +136,7 @@ def _train_round(message: Message, outbox: Outbox, settings: SiteSettings) -> Me
     )
     after = get_arrays(r.model)
     outgoing, residual = _outgoing(r.config, after, r.incoming, rounds.part(r.kept, "residual"))
-    if keeps:
+    if rounds.wants_memory(r.config):
         new = rounds.keep(r, state, before, after, residual)
         _or_refuse(108, r.memory.save, r.number, new)
     figures = {**parts, "num-examples": len(r.rows), "seconds": time.monotonic() - started}
@@ -167,7 +166,7 @@ def _checked(request: dict[str, Any], settings: SiteSettings) -> SmileConfig:
 
 def _incoming(message: Message, model: "SmileModel", shared: list[str], kept: Arrays, base: int) -> Arrays:
     """The shared weights of the round: as they came, or what this site holds plus a difference."""
-    found = {name: npy.values(array) for name, array in message.content.array_records["arrays"].items()}
+    found = {name: array.numpy() for name, array in message.content.array_records["arrays"].items()}
     state = model.state_dict()
     shapes = {name: tuple(state[name].shape) for name in shared}
     if base >= 0:

@@ -8,13 +8,13 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 
 from server.checks import Unusable
-from smile import npy, wire
+from smile import wire
 
 
 def read_array(array: Array) -> np.ndarray:
-    """An array that a site sent, read-only where it can be had without a copy. Raises Unusable: any other text might be the site's."""
+    """An array that a site sent. Raises Unusable: any other text might be the site's."""
     try:
-        found = npy.values(array)
+        found = array.numpy()
     except Exception as error:
         raise Unusable(f"its bytes are no array: {type(error).__name__}") from None
     if not isinstance(found, np.ndarray) or (str(found.dtype), found.shape) != (

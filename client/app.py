@@ -15,7 +15,7 @@ from client.privacy import Outbox
 from client.site import SiteSettings, log_folder, site_settings
 from smile import wire
 from smile.config import SmileConfig, ViewConfig, from_flat
-from smile.protocol import NO_BASE
+from smile.protocol import NO_BASE, read_array
 
 if TYPE_CHECKING:
     from smile.model import SmileModel
@@ -117,10 +117,10 @@ def _train_round(message: Message, outbox: Outbox, settings: SiteSettings) -> Me
     started, r = time.monotonic(), _open(message, settings)
     whole = None
     if "moments" in message.content.array_records:
-        sent = {name: array.numpy() for name, array in message.content.array_records["moments"].items()}
+        sent = {name: read_array(array) for name, array in message.content.array_records["moments"].items()}
         found = _or_refuse(103, moments.from_arrays, sent, like=moments.shapes(r.config))
         whole = moments.shared(found, device=settings.device)
-    before = get_arrays(r.model)
+    before = get_arrays(r.model) if r.config.federation.blend else {}
     state = _or_refuse(108, rounds.optimiser, r.model, r.config, r.kept, device=settings.device)
     parts = _or_refuse(
         104,
@@ -166,7 +166,7 @@ def _checked(request: dict[str, Any], settings: SiteSettings) -> SmileConfig:
 
 def _incoming(message: Message, model: "SmileModel", shared: list[str], kept: Arrays, base: int) -> Arrays:
     """The shared weights of the round: as they came, or what this site holds plus a difference."""
-    found = {name: array.numpy() for name, array in message.content.array_records["arrays"].items()}
+    found = {name: read_array(array) for name, array in message.content.array_records["arrays"].items()}
     state = model.state_dict()
     shapes = {name: tuple(state[name].shape) for name in shared}
     if base >= 0:

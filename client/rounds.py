@@ -7,30 +7,40 @@ import numpy as np
 from smile.config import SmileConfig
 
 if TYPE_CHECKING:
+    import torch
+
     from client.app import Round
     from smile.model import SmileModel
     from smile.state import State
 
 Arrays = dict[str, np.ndarray]
-_built: "list[tuple[SmileConfig, SmileModel | None]]" = []  # the settings of the last model, and that model where it was asked for twice
+# The last model, and what it began with where it was asked for twice.
+_last: "list[tuple[SmileConfig, SmileModel, list[torch.Tensor]]]" = []
 
 
 def fresh_model(config: SmileConfig) -> "SmileModel":
-    """`build_model`, which builds a text tower only to drop it: where one process plays many sites, the second is kept to be copied.
+    """`build_model`, which takes as long as a short round: where one process plays many sites, the same model begins anew.
 
-    A site's own process sees one message and holds one model. With pretrained weights a file could change between two calls.
+    The one given before is then no longer to be used. A site's own process sees one message and holds nothing beside its model.
+    With pretrained weights a file could change between two calls.
     """
-    import copy
+    import torch
 
     from smile.model import build_model
 
     if config.model.pretrained:
         return build_model(config)
-    seen = [kept for known, kept in _built if known == config]
-    if seen and seen[0] is not None:
-        return copy.deepcopy(seen[0])
+    again = bool(_last) and _last[0][0] == config
+    if again and _last[0][2]:
+        _, model, start = _last[0]
+        with torch.no_grad():
+            for tensor, first in zip((*model.parameters(), *model.buffers()), start, strict=True):
+                tensor.copy_(first)
+        model.zero_grad()
+        return model.train()
     model = build_model(config)
-    _built[:] = [(config, copy.deepcopy(model) if seen else None)]
+    start = [tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers())] if again else []
+    _last[:] = [(config, model, start)]
     return model
 
 

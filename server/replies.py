@@ -5,16 +5,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, Message
 
 from server.checks import Unusable
-from smile import wire
+from smile import protocol, wire
 
 
 def read_array(array: Array) -> np.ndarray:
     """An array that a site sent. Raises Unusable: any other text might be the site's."""
     try:
-        found = array.numpy()
+        found = protocol.read_array(array)
     except Exception as error:
         raise Unusable(f"its bytes are no array: {type(error).__name__}") from None
     if not isinstance(found, np.ndarray) or (str(found.dtype), found.shape) != (
@@ -33,6 +33,17 @@ def inside(array: Array, like: np.ndarray) -> np.ndarray:
 def bytes_of(record: Any) -> int:
     """Bytes of the values of an ArrayRecord, by what it says of them."""
     return sum(math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in record.values())
+
+
+def let_go(message: Message) -> None:
+    """Empty the arrays of a message that nobody needs any more.
+
+    Flower's records hold themselves (1.41: a `RecordDict` and its dictionary), so that only the garbage collector, sometime, would free
+    what may be a model.
+    """
+    if message.has_content():
+        for record in message.content.array_records.values():
+            record.clear()
 
 
 class Weights(Mapping[str, np.ndarray]):

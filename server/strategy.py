@@ -1,6 +1,7 @@
 """The round, on the hooks of Flower's `Strategy`: ask, check, spool, average, keep, write down."""
 
 import functools
+import gc
 import math
 import operator
 import time
@@ -18,7 +19,7 @@ from flwr.serverapp.strategy import Strategy
 from server.averaging import Reply, Spool, average, too_few
 from server.checks import Unusable, moments_reasons, weights
 from server.lost import Lost
-from server.replies import Weights, bytes_of, inside, read_array
+from server.replies import Weights, bytes_of, inside, let_go, read_array
 from server.run_log import append, of_sites
 from server.run_state import RunState
 from smile import wire
@@ -186,7 +187,8 @@ class SmileStrategy(Strategy):
         waiting, kind, again = self._push(grid, messages), messages[0].metadata.message_type, set[int]()
         size = max(1, AT_ONCE // max(1, sum(array.nbytes for array in self._reference.values())))
         lost = Lost(self._names, spare=len(messages) - self.config.min_sites)
-        messages = []  # they hold the model
+        messages = []  # they hold the model, and themselves (`let_go`)
+        gc.collect()
         while waiting or lost:
             numbers = list(waiting)
             for start in range(0, len(numbers), size):
@@ -291,7 +293,8 @@ class SmileStrategy(Strategy):
             reason = self._take(message, site, spool, accepted)
             if reason is not None:
                 refused[site] = reason
-            del message  # before the next one comes: each may hold a model
+            let_go(message)  # before the next one comes: each may hold a model
+            del message
         norms, sent = checks.norms, {self._names[node]: size for node, size in self._sent.items()}
         for site, (_, figures) in accepted.items():
             figures |= {"bytes_sent": sent[site], "update_norm": norms[site]}

@@ -1,9 +1,10 @@
 """The plain data in which `client` and `server` meet: array names, metric names, error codes, fingerprints."""
 
 import hashlib
-from functools import cache
+import io
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -39,6 +40,37 @@ ERRORS = {
     109: "the site has fewer people than the study's smallest cohort",
 }
 NO_BASE = 107  # the server then sends the whole model
+
+
+class MessageArray(Protocol):
+    """`flwr.app.Array`: what it says of itself, and bytes as `np.save` writes them."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    stype: str
+    data: bytes
+
+    def numpy(self) -> np.ndarray: ...
+
+
+def read_array(array: MessageArray) -> np.ndarray:
+    """`array.numpy()`, a copy, in a tenth of the time: numpy parses the header as Python, here it is compared with the one expected.
+
+    Raises what numpy raises where the bytes are no array.
+    """
+    dtype, shape = np.dtype(array.dtype), array.shape
+    plain = array.stype == "numpy.ndarray" and dtype.kind in "fiub"
+    header = _npy_header(dtype.str, shape) if plain else b""
+    if not header or not array.data.startswith(header):
+        return array.numpy()  # of bfloat16, in Fortran's order, or not what it says
+    return np.frombuffer(array.data, dtype, offset=len(header)).reshape(shape).copy()
+
+
+@lru_cache(maxsize=1024)
+def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return file.getvalue()
 
 
 def get_arrays(model: "SmileModel") -> dict[str, np.ndarray]:

@@ -36,7 +36,7 @@ class State:
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.names, self.trained = list(trained), list(trained.values())
         self.optimiser = torch.optim.AdamW(
-            decay_groups(self.trained, settings.weight_decay), lr=settings.learning_rate
+            decay_groups(self.trained, settings.weight_decay), lr=settings.learning_rate, fused=True
         )
         self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=settings.precision == "fp16")
         self.average = [p.detach().clone() for p in self.trained] if settings.ema else []

@@ -58,7 +58,10 @@ class Recorded:
             reply = client_app(message, context)
             self.answers[key] = reply.error if reply.has_error() else reply.content
         found = self.answers[key]
-        content = found if isinstance(found, Error) else RecordDict(dict(found))
+        if isinstance(found, Error):
+            return Message(found, reply_to=message)
+        # Records of its own: the server empties those that it has read.
+        content = RecordDict({key: type(record)(dict(record)) for key, record in found.items()})
         return Message(content, reply_to=message)
 
 

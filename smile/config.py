@@ -18,6 +18,7 @@ AVERAGES = ("mean", "ldawa", "trimmed-mean", "median", "multi-krum")
 SERVER_OPTIMISERS = ("none", "momentum", "adam", "yogi")
 PROMPT_SOURCES = ("label", "pseudo", "geometry", "none")
 PAIRS = ("views", "frames", "sentences")
+CONTRASTS = ("batch", "expressions")
 SIBLINGS = ("none", "affectvlm", "multiviewvlm", "facet", "conclugen")
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -122,6 +123,9 @@ class ObjectiveConfig:
     redundancy: float = 1.0  # lambda_3
     off_diagonal: float = 0.0051  # lambda_bt of Barlow Twins
     view_alignment: float = 1.0  # beta, weight of the single views in the alignment
+    contrast: str = (
+        "expressions"  # batch | expressions: what a picture is told from, where a batch lacks an expression
+    )
     redundancy_reading: str = "off-diagonal"  # off-diagonal | full
     pairs: str = (
         "sentences"  # views | frames | sentences: what the decorrelation takes for two pictures of the same
@@ -136,6 +140,7 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         _choose("objective.prompt-source", self.prompt_source, PROMPT_SOURCES)
+        _choose("objective.contrast", self.contrast, CONTRASTS)
         _choose("objective.redundancy-reading", self.redundancy_reading, ("off-diagonal", "full"))
         _choose("objective.pairs", self.pairs, PAIRS)
         _choose("objective.sibling", self.sibling, SIBLINGS)

@@ -129,6 +129,7 @@ class Batches:
         whole = bool(present(views).all())  # of bytes on the CPU: a hundredth of what it costs afterwards
         views = augment(self._moved(views), self.config, generator)
         text, classes, negatives = self.source(rows, generator)
+        expressions = self.source.expressions
         targets = Targets(
             text=self._moved(text),
             classes=self._moved(classes),
@@ -136,6 +137,7 @@ class Batches:
             sequences=self._moved(self.sequences[rows]),
             times=self._moved(self.times[rows]),
             negatives=None if negatives is None else self._moved(negatives),
+            expressions=None if expressions is None else self._moved(expressions),
         )
         return Batch(views, None if whole else present(views), targets)
 

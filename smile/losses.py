@@ -34,6 +34,7 @@ class Targets(NamedTuple):
     sequences: torch.Tensor  # (B,) int64
     times: torch.Tensor  # (B,) float32, 0..1 within the sequence, NaN unknown
     negatives: torch.Tensor | None = None  # (B, K, D) float32: the sentence with one changed fact (critic)
+    expressions: torch.Tensor | None = None  # (K, D) float32: a sentence of each of the classes 0 to K - 1
 
 
 def full_precision(loss: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
@@ -151,16 +152,20 @@ def alignment(
     *,
     mask: torch.Tensor | None = None,
     graded: bool = False,
+    expressions: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Symmetric InfoNCE with every sample of the same class as a positive; -> the loss, and its floor, the mean entropy of q.
 
     a: (B, D), or (B, S, D) for S pictures of each sample, each compared on its own; text: (B, D); classes: (B,) int, -1 takes
     no part; scale: inverse temperature; mask: (B, S) bool, which pictures are there. Both results are () or (S,) as `a` is;
-    0 where nothing takes part. graded: a sentence is a positive as far as it says the same (`likeness`).
+    0 where nothing takes part. graded: a sentence is a positive as far as it says the same (`likeness`). expressions: (K, D), a
+    sentence of each of the classes 0 to K - 1: a picture is told from those of which the batch has none, too (`_absent`).
     """
     if a.dim() == 2:
         mask = None if mask is None else mask.unsqueeze(1)
-        loss, floor = alignment(a.unsqueeze(1), text, classes, scale, mask=mask, graded=graded)
+        loss, floor = alignment(
+            a.unsqueeze(1), text, classes, scale, mask=mask, graded=graded, expressions=expressions
+        )
         return loss[0], floor[0]
     if mask is not None:
         a = torch.where(mask.unsqueeze(-1), a, 0)
@@ -169,12 +174,32 @@ def alignment(
     least = torch.finfo(unit.dtype).min
     logits = a @ unit.T * (scale * inverse_length(a)).unsqueeze(2)
     hidden = logits.masked_fill(~pair, least)
-    total = 0.5 * (hidden.logsumexp(dim=2) + hidden.logsumexp(dim=0).T)
+    sentences = hidden
+    if expressions is not None:
+        sentences = torch.cat([hidden, _absent(a, expressions, classes, rows, scale)], dim=2)
+    total = 0.5 * (sentences.logsumexp(dim=2) + hidden.logsumexp(dim=0).T)
     wanted = likeness(unit, classes, scale if graded else None).unsqueeze(1).masked_fill(~pair, least)
     q = torch.where(pair, wanted.softmax(dim=2), 0)
     # (i, s, j): row i of q, wanted of picture s of i among the sentences and of sentence i among the pictures s.
     matched = 0.5 * (q * (logits + logits.permute(2, 1, 0))).sum(dim=2)
     return _mean(total - matched, rows), _mean(torch.special.entr(q).sum(dim=2), rows).expand(a.shape[1])
+
+
+def _absent(
+    a: torch.Tensor,
+    expressions: torch.Tensor,
+    classes: torch.Tensor,
+    rows: torch.Tensor,
+    scale: torch.Tensor,
+) -> torch.Tensor:
+    """(B, S, K) logits of the classes that no row has, each for as many rows as it would have in a batch of all K alike.
+
+    A site with two expressions else never learns what its pictures are not, and averaging does not make up for that.
+    """
+    absent = ~same(classes, torch.arange(len(expressions), device=classes.device)).any(dim=0)
+    share = rows.sum(dim=0).clamp(min=1) / len(expressions)
+    logits = cosines(a, expressions) * scale + share.log().unsqueeze(1)
+    return logits.masked_fill(~absent, torch.finfo(logits.dtype).min)
 
 
 def takes_part(classes: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -337,7 +362,10 @@ def _alignments(
     if config.view_alignment:
         pictures = torch.cat([pictures, z], dim=1)
         there = None if there is None or mask is None else torch.cat([there, mask], dim=1)
-    losses, floors = alignment(pictures, targets.text, targets.classes, scale, mask=there, graded=graded)
+    known = targets.expressions
+    losses, floors = alignment(
+        pictures, targets.text, targets.classes, scale, mask=there, graded=graded, expressions=known
+    )
     used = (takes_part(targets.classes, there)[0].sum(dim=0) >= 2).to(losses.dtype).expand_as(losses)
     weight = torch.cat([used[:1], config.view_alignment * used[1:] / used[1:].sum().clamp(min=1)])
     total, floor = (weight * losses).sum(), (weight * floors).sum()

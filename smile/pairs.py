@@ -53,6 +53,6 @@ def partners(kind: str, targets: "Targets") -> torch.Tensor | None:
     return steps.masked_fill(~fits & (rows[None, :] != rows[:, None]), 3 * len(rows)).argmin(dim=1)
 
 
-def same(ids: torch.Tensor) -> torch.Tensor:
-    """(B,) -> (B, B) bool, where two are equal."""
-    return ids[:, None] == ids[None, :]
+def same(ids: torch.Tensor, others: torch.Tensor | None = None) -> torch.Tensor:
+    """(B,), (K,) or the same again -> (B, K) bool, where two are equal."""
+    return ids[:, None] == (ids if others is None else others)[None, :]

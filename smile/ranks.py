@@ -18,9 +18,10 @@ def of_all_ranks(encoding: "Encoding", targets: "Targets") -> tuple["Encoding", 
     mask = encoding.mask
     if mask is None:  # another rank may have one
         mask = torch.ones_like(encoding.views[..., 0], dtype=torch.bool)
-    everyone: list[Any] = [None if x is None else _gather(x) for x in targets]
+    everyone: list[Any] = [None if x is None else _gather(x) for x in targets._replace(expressions=None)]
     mask = _gather(mask.to(torch.uint8)).bool()
-    return encoding._replace(views=both[:, 1:], fused=both[:, 0], mask=mask), type(targets)(*everyone)
+    gathered = type(targets)(*everyone)._replace(expressions=targets.expressions)  # the same at every rank
+    return encoding._replace(views=both[:, 1:], fused=both[:, 0], mask=mask), gathered
 
 
 def _gather(x: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ n captures, m of them in training, B rows of a batch, S different sentences, D j
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from .captions import describe
 from .config import SmileConfig
 from .facs import GRADES, PHRASES, SCALES
+from .labels import EXPRESSIONS
 from .prompts import PROMPTS, prompts_for
 from .text import class_embeddings, embed, prompt_embeddings, text_width
 
@@ -25,6 +26,7 @@ DROPPED = 0.25  # chance that a phrase is left out of a wording
 CHANGES = 4  # sentences with one changed fact beside each sentence, for the critic
 _OPPOSITES = {word: other[0] for ends in SCALES for words, other in (ends, ends[::-1]) for word in words}
 _PARTS = {word for phrase in PHRASES for word in phrase.text.split(" ")} - _OPPOSITES.keys() - GRADES.keys()
+BASIC = len(EXPRESSIONS)  # the first so many of the bank; the others no study need have
 _ARTICLES = {"a", "an", "the"}
 
 
@@ -38,6 +40,9 @@ class Source:
     changed: (
         torch.Tensor | None
     )  # (S, CHANGES) int64: the sentences that differ in one fact; None without a critic
+    expressions: torch.Tensor | None = (
+        None  # (K, D) float32: the mean of the sentences of the classes 0 to K - 1
+    )
 
     def __call__(
         self, rows: np.ndarray, generator: torch.Generator
@@ -89,7 +94,10 @@ def sentence_source(
         groups = list(PROMPTS.values())
         labels = _made_up(captures, config, rows, model) if source == "pseudo" else captures.labels[rows]
         classes[rows] = [names.index(label) if label else -1 for label in labels.tolist()]
-    return _source(classes, groups, config)
+    found = _source(classes, groups, config)
+    if source == "geometry" or config.objective.contrast == "batch":
+        return found
+    return replace(found, expressions=torch.stack([found.text[w].mean(0) for w in found.wordings[:BASIC]]))
 
 
 def class_prototypes(config: SmileConfig, classes: list[str]) -> np.ndarray:

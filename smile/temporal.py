@@ -113,7 +113,9 @@ def pooled_alignment(
     classes = torch.where(told.any(dim=1), targets.classes[chosen], -1)
     pooled = pool(fused[rows], times, there)
     enough = (classes >= 0).sum() >= 2
-    loss, floor = alignment(pooled, targets.text[chosen], classes, scale, graded=graded)
+    loss, floor = alignment(
+        pooled, targets.text[chosen], classes, scale, graded=graded, expressions=targets.expressions
+    )
     return torch.where(enough, loss, 0), torch.where(enough, floor, 0)
 
 

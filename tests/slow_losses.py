@@ -57,8 +57,16 @@ def slow_targets(t: np.ndarray, classes: list[int], scale: float, graded: bool) 
 
 
 def slow_alignment(
-    a: np.ndarray, t: np.ndarray, classes: list[int], scale: float, *, graded: bool = False
+    a: np.ndarray,
+    t: np.ndarray,
+    classes: list[int],
+    scale: float,
+    *,
+    graded: bool = False,
+    absent: list[np.ndarray] | None = None,
+    of: int = 1,
 ) -> tuple[float, float]:
+    """absent: unit sentences of what nobody shows, each counted for len(a) / of captures."""
     unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, t)]
     s, q, total, floor, n = (
         scale * unit[0] @ unit[1].T,
@@ -68,9 +76,10 @@ def slow_alignment(
         len(a),
     )
     for i in range(n):
+        more = sum(n / of * math.exp(scale * unit[0][i] @ sentence) for sentence in absent or [])
         for j in range(n):
             if q[i, j] > 0:
-                total += q[i, j] * (s[i, j] - math.log(sum(math.exp(s[i, m]) for m in range(n))))
+                total += q[i, j] * (s[i, j] - math.log(sum(math.exp(s[i, m]) for m in range(n)) + more))
                 total += q[i, j] * (s[j, i] - math.log(sum(math.exp(s[m, i]) for m in range(n))))
                 floor -= q[i, j] * math.log(q[i, j])
     return -total / (2 * n), floor / n

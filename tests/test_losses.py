@@ -158,6 +158,43 @@ def test_pictures_are_aligned_each_on_its_own_without_what_is_missing(graded: bo
     assert torch.isfinite(gradient).all() and (gradient[classes < 0] == 0).all()
 
 
+def test_a_picture_is_told_from_the_expressions_that_the_batch_lacks() -> None:
+    a, t, expressions = random(7, 2, 4), random(7, 4, seed=1), random(5, 4, seed=2)
+    classes, scale = torch.tensor([0, 3, 0, -1, 3, 3, 8]), torch.tensor(5.0)
+    mask = torch.tensor([[1, 1], [1, 1], [0, 1], [1, 1], [1, 1], [1, 1], [1, 0]]).bool()
+    lacking = [e / np.linalg.norm(e) for e in expressions[[1, 2, 4]].numpy()]
+    expected = []
+    for v in range(2):
+        rows = (mask[:, v] & (classes >= 0)).nonzero()[:, 0]
+        chosen = a[rows, v].numpy(), t[rows].numpy(), classes[rows].tolist()
+        expected.append(slow_alignment(*chosen, 5.0, absent=lacking, of=5))
+    a[~mask] = float("nan")
+    a.requires_grad_()
+    each, floors = losses.alignment(a, t, classes, scale, mask=mask, expressions=expressions)
+    assert each.tolist() == pytest.approx([loss for loss, _ in expected], abs=1e-6)
+    assert floors.tolist() == pytest.approx([floor for _, floor in expected], abs=1e-6)
+    (gradient,) = torch.autograd.grad(each.sum(), a)
+    assert torch.isfinite(gradient).all() and (gradient[classes < 0] == 0).all()
+
+
+def test_where_every_expression_is_there_the_batch_is_all_there_is() -> None:
+    a, t, classes, scale = random(6, 4), random(6, 4, seed=1), torch.arange(6) % 3, torch.tensor(5.0)
+    found = losses.alignment(a, t, classes, scale, expressions=random(3, 4, seed=2))
+    assert [x.item() for x in found] == [x.item() for x in losses.alignment(a, t, classes, scale)]
+
+
+def test_a_site_with_one_expression_learns_what_it_is_not() -> None:
+    """Its batch has one sentence, which says nothing; the sentences of the others say where not to go."""
+    expressions, scale = torch.eye(4, dtype=torch.float64), torch.tensor(5.0)
+    a, classes = torch.ones(3, 4, dtype=torch.float64, requires_grad=True), torch.zeros(3, dtype=torch.long)
+    text = expressions[classes]
+    (alone,) = torch.autograd.grad(losses.alignment(a, text, classes, scale)[0], a)
+    assert alone.abs().max() < 1e-12
+    told = losses.alignment(a, text, classes, scale, expressions=expressions)[0]
+    (gradient,) = torch.autograd.grad(told, a)
+    assert (gradient[:, 0] < 0).all() and (gradient[:, 1:] > 0).all()
+
+
 @pytest.mark.parametrize("graded", [False, True])
 def test_alignment_is_scale_free_order_free_and_floored(graded: bool) -> None:
     a, t, classes, scale = random(8, 4), random(8, 4, seed=1), torch.tensor([0, 1] * 4), torch.tensor(10.0)

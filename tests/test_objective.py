@@ -58,7 +58,7 @@ def test_small_and_lopsided_batches_stay_finite(
     config = ObjectiveConfig(pairs=pairs, critic=1.0)
     for mask in (None, torch.arange(3 * batch).view(batch, 3) % 4 > 0, torch.zeros(batch, 3).bool()):
         found = encoding(batch, constant=constant, dtype=dtype)._replace(mask=mask)
-        given = targets(batch, 8, code, negatives=torch.zeros(batch, 2, 8))
+        given = targets(batch, 8, code, negatives=torch.zeros(batch, 2, 8), expressions=random(7, 8).float())
         if classes == "one":
             given = given._replace(text=given.text[:1].expand(batch, 8))
         loss, parts = losses.objective(found, given, torch.tensor(100.0), config)
@@ -131,7 +131,8 @@ def whole_batch() -> tuple[torch.nn.Linear, torch.Tensor, torch.Tensor, torch.Te
     net, scale = torch.nn.Linear(6, 5).double(), torch.tensor(4.0, dtype=torch.float64, requires_grad=True)
     mask = torch.ones(8, 3, dtype=torch.bool)
     mask[1, 2] = mask[6, 0] = False
-    given = targets(8, 5, [0, 1, 2, -1, 1, 0, 2, 2], text=random(8, 5, seed=9))
+    # The first rank lacks an expression that the second has, and both lack a fourth.
+    given = targets(8, 5, [0, 1, 0, -1, 1, 0, 2, 2], text=random(8, 5, seed=9))
     return net, scale, random(8, 3, 6), mask, given
 
 
@@ -140,7 +141,7 @@ def gradients(rows: slice) -> list[torch.Tensor]:
     net, scale, x, mask, given = whole_batch()
     z = net(x[rows]) * mask[rows].unsqueeze(-1)
     found = Encoding(views=z, fused=z.mean(1), features=z.mean(1), mask=mask[rows])
-    given = Targets(*(t[rows] for t in given[:5]))
+    given = Targets(*(t[rows] for t in given[:5]), expressions=random(4, 5, seed=3))
     config = ObjectiveConfig(pairs="sentences", decorrelation=1.0)
     loss, _ = losses.objective(found, given, scale, config)
     return [loss.detach(), *torch.autograd.grad(loss, [*net.parameters(), scale])]

@@ -49,6 +49,18 @@ def draw(source, rows, seed: int = 0):
 EVERYBODY = np.arange(COUNT)
 
 
+def test_the_sentences_of_what_a_batch_lacks_are_those_of_zero_shot_in_the_order_of_the_classes() -> None:
+    asked = config("label")
+    source = sentence_source(captures(), asked, EVERYBODY)
+    assert source.expressions is not None
+    found = torch.nn.functional.normalize(source.expressions, dim=1)
+    np.testing.assert_allclose(found, class_prototypes(asked, list(EXPRESSIONS)), atol=1e-6)
+    classes = source.classes[EVERYBODY].tolist()
+    assert [EXPRESSIONS[k] if k >= 0 else "" for k in classes] == LABELS.tolist()
+    for other in (config("label", contrast="batch"), config("geometry"), config("none")):
+        assert sentence_source(captures(), other, EVERYBODY).expressions is None
+
+
 def test_a_label_draws_from_its_bank() -> None:
     source = sentence_source(captures(), config("label"), EVERYBODY)
     text, classes, negatives = draw(source, [0, 1, 2, 3])

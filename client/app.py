@@ -80,7 +80,7 @@ def _open(message: Message, settings: SiteSettings) -> Round:
     from smile.site.store import Site
     from smile.split import held_out
 
-    request: dict[str, Any] = dict(message.content.config_records["config"])
+    request: dict[str, Any] = dict(message.content["config"])
     number, study, base = (
         int(request.pop("server-round")),
         str(request.pop("study")),
@@ -116,8 +116,8 @@ def _train_round(message: Message, outbox: Outbox, settings: SiteSettings) -> Me
 
     started, r = time.monotonic(), _open(message, settings)
     whole = None
-    if "moments" in message.content.array_records:
-        sent = {name: read_array(array) for name, array in message.content.array_records["moments"].items()}
+    if "moments" in message.content:
+        sent = _arrays(message, "moments")
         found = _or_refuse(103, moments.from_arrays, sent, like=moments.shapes(r.config))
         whole = moments.shared(found, device=settings.device)
     before = get_arrays(r.model) if r.config.federation.blend else {}
@@ -166,7 +166,7 @@ def _checked(request: dict[str, Any], settings: SiteSettings) -> SmileConfig:
 
 def _incoming(message: Message, model: "SmileModel", shared: list[str], kept: Arrays, base: int) -> Arrays:
     """The shared weights of the round: as they came, or what this site holds plus a difference."""
-    found = {name: read_array(array) for name, array in message.content.array_records["arrays"].items()}
+    found = _arrays(message, "arrays")
     state = model.state_dict()
     shapes = {name: tuple(state[name].shape) for name in shared}
     if base >= 0:
@@ -180,6 +180,13 @@ def _incoming(message: Message, model: "SmileModel", shared: list[str], kept: Ar
     if {name: array.shape for name, array in found.items()} != shapes:
         raise Refusal(103, "the arrays that came in are not those of this model")
     return found
+
+
+def _arrays(message: Message, key: str) -> Arrays:
+    record: Any = message.content[
+        key
+    ]  # `array_records` would leave it to the garbage collector: server.replies.let_go
+    return {name: read_array(array) for name, array in record.items()}
 
 
 def _outgoing(

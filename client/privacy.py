@@ -4,11 +4,10 @@ import csv
 import itertools
 import logging
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from smile.protocol import ERRORS, METRICS
 
@@ -32,8 +31,8 @@ class Outbox:
     def __init__(self, message: Message, *, run: int, log: Path | None) -> None:
         """log: folder for outbox.csv and site.log; None writes to the SuperNode's own output alone."""
         self.message, self.run, self.log = message, run, log
-        config: Mapping[str, object] = message.content.config_records.get("config") or {}
-        self.round = config.get("server-round", 0)
+        config = message.content.get("config")
+        self.round = config.get("server-round", 0) if isinstance(config, ConfigRecord) else 0
 
     def send(self, arrays: dict[str, np.ndarray], metrics: dict[str, float], shared: list[str]) -> Message:
         """Weights, or a packed difference of them, under the names `shared` and no others, and the figures of `METRICS`.

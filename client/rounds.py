@@ -30,17 +30,16 @@ def fresh_model(config: SmileConfig) -> "SmileModel":
 
     if config.model.pretrained:
         return build_model(config)
-    again = bool(_last) and _last[0][0] == config
-    if again and _last[0][2]:
-        _, model, start = _last[0]
+    known, model, start = _last[0] if _last else (None, None, [])
+    if model is not None and known == config and start:
         with torch.no_grad():
             for tensor, first in zip((*model.parameters(), *model.buffers()), start, strict=True):
                 tensor.copy_(first)
         model.zero_grad()
         return model.train()
     model = build_model(config)
-    start = [tensor.detach().clone() for tensor in (*model.parameters(), *model.buffers())] if again else []
-    _last[:] = [(config, model, start)]
+    tensors = (*model.parameters(), *model.buffers()) if known == config else ()
+    _last[:] = [(config, model, [tensor.detach().clone() for tensor in tensors])]
     return model
 
 

@@ -36,14 +36,18 @@ def bytes_of(record: Any) -> int:
 
 
 def let_go(message: Message) -> None:
-    """Empty the arrays of a message that nobody needs any more.
+    """Empty the arrays of a message that nobody needs any more, whoever still holds the message.
 
-    Flower's records hold themselves (1.41: a `RecordDict` and its dictionary), so that only the garbage collector, sometime, would free
-    what may be a model.
+    Nothing here or at a site asks for `content.array_records`: what it returns and the content hold each other (flwr 1.41), and only the
+    garbage collector, sometime, would free what may be a model.
     """
-    if message.has_content():
-        for record in message.content.array_records.values():
-            record.clear()
+    for record in arrays_in(message):
+        record.clear()
+
+
+def arrays_in(message: Message) -> list[ArrayRecord]:
+    content = message.content.values() if message.has_content() else ()
+    return [record for record in content if isinstance(record, ArrayRecord)]
 
 
 class Weights(Mapping[str, np.ndarray]):

@@ -1,7 +1,6 @@
 """The round, on the hooks of Flower's `Strategy`: ask, check, spool, average, keep, write down."""
 
 import functools
-import gc
 import math
 import operator
 import time
@@ -19,7 +18,7 @@ from flwr.serverapp.strategy import Strategy
 from server.averaging import Reply, Spool, average, too_few
 from server.checks import Unusable, moments_reasons, weights
 from server.lost import Lost
-from server.replies import Weights, bytes_of, inside, let_go, read_array
+from server.replies import Weights, arrays_in, bytes_of, inside, let_go, read_array
 from server.run_log import append, of_sites
 from server.run_state import RunState
 from smile import wire
@@ -160,7 +159,7 @@ class SmileStrategy(Strategy):
             try:
                 if reply.has_error():
                     raise ValueError(ERRORS.get(reply.error.code, f"Flower error code {reply.error.code}"))
-                record = reply.content.array_records["moments"]
+                record: Any = reply.content["moments"]
                 sent = {name: read_array(array) for name, array in record.items()}
                 found[site] = moments.from_arrays(sent, like=self.moment_shapes)
                 self._received[site] = bytes_of(record)
@@ -187,8 +186,7 @@ class SmileStrategy(Strategy):
         waiting, kind, again = self._push(grid, messages), messages[0].metadata.message_type, set[int]()
         size = max(1, AT_ONCE // max(1, sum(array.nbytes for array in self._reference.values())))
         lost = Lost(self._names, spare=len(messages) - self.config.min_sites)
-        messages = []  # they hold the model, and themselves (`let_go`)
-        gc.collect()
+        messages = []  # they hold the model
         while waiting or lost:
             numbers = list(waiting)
             for start in range(0, len(numbers), size):
@@ -228,7 +226,7 @@ class SmileStrategy(Strategy):
         }
         self._asked |= sent
         for message in messages:
-            size = sum(bytes_of(record) for record in message.content.array_records.values())
+            size = sum(map(bytes_of, arrays_in(message)))
             self._sent[message.metadata.dst_node_id] += size
         return sent
 
@@ -351,8 +349,10 @@ class SmileStrategy(Strategy):
         try:
             if set(reply.content) != {"arrays", "metrics"}:
                 raise Unusable("it holds other records than the weights and the figures")
-            record = reply.content.array_records["arrays"]
-            figures: dict[str, Any] = dict(reply.content.metric_records["metrics"])
+            record, found = reply.content["arrays"], reply.content["metrics"]
+            if not isinstance(record, ArrayRecord) or not isinstance(found, MetricRecord):
+                raise Unusable("its records are not arrays and figures")
+            figures: dict[str, Any] = dict(found)
             size = bytes_of(record)
             arrays: Mapping[str, np.ndarray] | Exception = Weights(
                 record, self._reference, packed=self._packs

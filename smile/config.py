@@ -19,6 +19,9 @@ SERVER_OPTIMISERS = ("none", "momentum", "adam", "yogi")
 PROMPT_SOURCES = ("label", "pseudo", "geometry", "none")
 PAIRS = ("views", "frames", "sentences")
 CONTRASTS = ("batch", "expressions")
+BEFORE = {
+    "objective.contrast": "batch"
+}  # what was done before it was a setting, where that is not today's default
 SIBLINGS = ("none", "affectvlm", "multiviewvlm", "facet", "conclugen")
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -325,7 +328,7 @@ def to_json(config: SmileConfig) -> str:
 
 
 def from_json(text: str) -> SmileConfig:
-    """`config.json` -> `SmileConfig`; the same checks as `from_flat`, but what an older version did not write is the default."""
+    """`config.json` -> `SmileConfig`; the same checks as `from_flat`, but what an older version did not write is what it did."""
     nested = json.loads(text)
     tables = isinstance(nested, dict) and all(isinstance(values, dict) for values in nested.values())
     _require(tables, "config.json holds no settings")
@@ -334,4 +337,4 @@ def from_json(text: str) -> SmileConfig:
         for section, values in nested.items()
         for name, value in values.items()
     }
-    return from_flat({**to_flat(SmileConfig()), **found})
+    return from_flat({**to_flat(SmileConfig()), **BEFORE, **found})

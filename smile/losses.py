@@ -192,11 +192,12 @@ def _absent(
     rows: torch.Tensor,
     scale: torch.Tensor,
 ) -> torch.Tensor:
-    """(B, S, K) logits of the classes that no row has, each for as many rows as it would have in a batch of all K alike.
+    """(B, S, K) logits of the classes that no row (B, S) has, each for as many rows as it would have in a batch of all K alike.
 
     A site with two expressions else never learns what its pictures are not, and averaging does not make up for that.
     """
-    absent = ~same(classes, torch.arange(len(expressions), device=classes.device)).any(dim=0)
+    known = same(classes, torch.arange(len(expressions), device=classes.device))
+    absent = ~(known.unsqueeze(1) & rows.unsqueeze(2)).any(dim=0)
     share = rows.sum(dim=0).clamp(min=1) / len(expressions)
     logits = cosines(a, expressions) * scale + share.log().unsqueeze(1)
     return logits.masked_fill(~absent, torch.finfo(logits.dtype).min)

@@ -59,14 +59,14 @@ def read_array(array: MessageArray) -> np.ndarray:
     Raises what numpy raises where the bytes are no array.
     """
     dtype, shape = np.dtype(array.dtype), array.shape
-    plain = array.stype == "numpy.ndarray" and dtype.kind in "fiub"
+    plain = array.stype == "numpy.ndarray" and dtype.kind in "fiub" and all(n >= 0 for n in shape)
     header = _npy_header(dtype.str, shape) if plain else b""
     if not header or not array.data.startswith(header):
-        return array.numpy()  # of bfloat16, in Fortran's order, or not what it says
+        return array.numpy()  # in Fortran's order, or not what it says
     return np.frombuffer(array.data, dtype, offset=len(header)).reshape(shape).copy()
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=512)
 def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})

@@ -35,9 +35,10 @@ class State:
         self.model, self.settings, self.step = model.to(device), settings, 0
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.names, self.trained = list(trained), list(trained.values())
-        self.optimiser = torch.optim.AdamW(
-            decay_groups(self.trained, settings.weight_decay), lr=settings.learning_rate, fused=True
-        )
+        # One kernel for all weights; it goes by memory and not by strides, and moments that were stored lie in C order.
+        fused = all(parameter.is_contiguous() for parameter in self.trained)
+        groups = decay_groups(self.trained, settings.weight_decay)
+        self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
         self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=settings.precision == "fp16")
         self.average = [p.detach().clone() for p in self.trained] if settings.ema else []
         self.proximal = proximal

@@ -1,6 +1,7 @@
 """One dataclass, three spellings: run config, JSON, and the defaults in pyproject.toml."""
 
 import dataclasses
+import json
 import tomllib
 from pathlib import Path
 
@@ -71,6 +72,14 @@ def test_unknown_and_missing_keys_are_named() -> None:
     del flat["views.size"]
     with pytest.raises(ValueError, match=r"views\.size"):
         from_flat(flat)
+
+
+def test_a_run_from_before_a_setting_did_what_was_done_then() -> None:
+    written = json.loads(to_json(SmileConfig()))
+    del written["objective"]["contrast"], written["objective"]["alignment"]
+    found = from_json(json.dumps(written)).objective
+    assert (found.contrast, found.alignment) == ("batch", 1.0)
+    assert from_json(to_json(SmileConfig())).objective.contrast == "expressions"
 
 
 def test_the_model_sees_only_what_is_rendered() -> None:

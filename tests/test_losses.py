@@ -161,13 +161,13 @@ def test_pictures_are_aligned_each_on_its_own_without_what_is_missing(graded: bo
 def test_a_picture_is_told_from_the_expressions_that_the_batch_lacks() -> None:
     a, t, expressions = random(7, 2, 4), random(7, 4, seed=1), random(5, 4, seed=2)
     classes, scale = torch.tensor([0, 3, 0, -1, 3, 3, 8]), torch.tensor(5.0)
-    mask = torch.tensor([[1, 1], [1, 1], [0, 1], [1, 1], [1, 1], [1, 1], [1, 0]]).bool()
-    lacking = [e / np.linalg.norm(e) for e in expressions[[1, 2, 4]].numpy()]
+    mask = torch.tensor([[1, 0], [1, 1], [1, 0], [1, 1], [1, 1], [1, 1], [1, 0]]).bool()
+    unit = [e / np.linalg.norm(e) for e in expressions.numpy()]
     expected = []
-    for v in range(2):
+    for v, lacking in enumerate([[1, 2, 4], [0, 1, 2, 4]]):
         rows = (mask[:, v] & (classes >= 0)).nonzero()[:, 0]
         chosen = a[rows, v].numpy(), t[rows].numpy(), classes[rows].tolist()
-        expected.append(slow_alignment(*chosen, 5.0, absent=lacking, of=5))
+        expected.append(slow_alignment(*chosen, 5.0, absent=[unit[k] for k in lacking], of=5))
     a[~mask] = float("nan")
     a.requires_grad_()
     each, floors = losses.alignment(a, t, classes, scale, mask=mask, expressions=expressions)

@@ -85,7 +85,8 @@ def compare(batch: int, views: int, repeats: int, device: str) -> float:
 def targets(batch: int, device: str) -> Targets:
     rows = torch.arange(batch, device=device)
     text = F.normalize(torch.randn(batch, DIM, device=device), dim=1)
-    return Targets(text, rows % CLASSES, rows, rows, rows / batch)
+    expressions = F.normalize(torch.randn(CLASSES, DIM, device=device), dim=1)
+    return Targets(text, rows % CLASSES, rows, rows, rows / batch, expressions=expressions)
 
 
 def everything(z: torch.Tensor, fused: torch.Tensor, given: Targets) -> torch.Tensor:

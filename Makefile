@@ -10,7 +10,7 @@ setup: .venv/.ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.12.20,<0.13"
 	@echo "installing (about 6 GB, most of it torch)"
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[dev]" \
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -e ".[dev]" \
 		|| $(BIN)/python -m pip install --quiet -e ".[dev]"
 	@# Flower in this environment: no telemetry, no update check, no `uv sync` before a run, its state in .flwr.
 	@printf '%s\n' 'import os; f = os.environ.setdefault; f("FLWR_TELEMETRY_ENABLED", "0"); f("FLWR_DISABLE_UPDATE_CHECK", "1"); f("RAY_USAGE_STATS_ENABLED", "0"); f("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", "1"); f("FLWR_HOME", "$(CURDIR)/.flwr"); f("FLWR_LOCAL_SUPERLINK_HTTP_API_PORT", "$(shell printf '%s' '$(CURDIR)' | cksum | awk '{print 20000 + $$1 % 10000}')"); f("SMILE_SITES", "$(CURDIR)/runs/demo/sites")' \

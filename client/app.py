@@ -183,9 +183,8 @@ def _incoming(message: Message, model: "SmileModel", shared: list[str], kept: Ar
 
 
 def _arrays(message: Message, key: str) -> Arrays:
-    record: Any = message.content[
-        key
-    ]  # `array_records` would leave it to the garbage collector: server.replies.let_go
+    # `content.array_records` would leave the message to the garbage collector: server.replies.let_go.
+    record: Any = message.content[key]
     return {name: read_array(array) for name, array in record.items()}
 
 

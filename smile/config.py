@@ -19,9 +19,7 @@ SERVER_OPTIMISERS = ("none", "momentum", "adam", "yogi")
 PROMPT_SOURCES = ("label", "pseudo", "geometry", "none")
 PAIRS = ("views", "frames", "sentences")
 CONTRASTS = ("batch", "expressions")
-BEFORE = {
-    "objective.contrast": "batch"
-}  # what was done before it was a setting, where that is not today's default
+BEFORE = {"objective.contrast": "batch"}  # done before it was a setting, and not today's default
 SIBLINGS = ("none", "affectvlm", "multiviewvlm", "facet", "conclugen")
 PRECISIONS = ("fp32", "bf16", "fp16")
 
@@ -126,9 +124,7 @@ class ObjectiveConfig:
     redundancy: float = 1.0  # lambda_3
     off_diagonal: float = 0.0051  # lambda_bt of Barlow Twins
     view_alignment: float = 1.0  # beta, weight of the single views in the alignment
-    contrast: str = (
-        "expressions"  # batch | expressions: what a picture is told from, where a batch lacks an expression
-    )
+    contrast: str = "expressions"  # batch | expressions: tell a picture also from what the batch lacks
     redundancy_reading: str = "off-diagonal"  # off-diagonal | full
     pairs: str = (
         "sentences"  # views | frames | sentences: what the decorrelation takes for two pictures of the same

@@ -40,9 +40,7 @@ class Source:
     changed: (
         torch.Tensor | None
     )  # (S, CHANGES) int64: the sentences that differ in one fact; None without a critic
-    expressions: torch.Tensor | None = (
-        None  # (K, D) float32: the mean of the sentences of the classes 0 to K - 1
-    )
+    expressions: torch.Tensor | None = None  # (K, D) float32: mean sentence of the classes 0 to K - 1
 
     def __call__(
         self, rows: np.ndarray, generator: torch.Generator

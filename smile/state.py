@@ -36,7 +36,7 @@ class State:
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.names, self.trained = list(trained), list(trained.values())
         # One kernel for all weights; it goes by memory and not by strides, and moments that were stored lie in C order.
-        fused = all(parameter.is_contiguous() for parameter in self.trained)
+        fused = all(parameter.is_contiguous() for parameter in self.trained) or None  # None: as torch does
         groups = decay_groups(self.trained, settings.weight_decay)
         self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
         self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=settings.precision == "fp16")

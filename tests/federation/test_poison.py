@@ -60,9 +60,8 @@ class Recorded:
         found = self.answers[key]
         if isinstance(found, Error):
             return Message(found, reply_to=message)
-        # Records of its own: the server empties those that it has read.
-        content = RecordDict({key: type(record)(dict(record)) for key, record in found.items()})
-        return Message(content, reply_to=message)
+        own = {key: type(record)(dict(record)) for key, record in found.items()}  # the server empties its own
+        return Message(RecordDict(own), reply_to=message)
 
 
 class Outcome(NamedTuple):

@@ -26,7 +26,6 @@ DROPPED = 0.25  # chance that a phrase is left out of a wording
 CHANGES = 4  # sentences with one changed fact beside each sentence, for the critic
 _OPPOSITES = {word: other[0] for ends in SCALES for words, other in (ends, ends[::-1]) for word in words}
 _PARTS = {word for phrase in PHRASES for word in phrase.text.split(" ")} - _OPPOSITES.keys() - GRADES.keys()
-BASIC = len(EXPRESSIONS)  # the first so many of the bank; the others no study need have
 _ARTICLES = {"a", "an", "the"}
 
 
@@ -40,7 +39,7 @@ class Source:
     changed: (
         torch.Tensor | None
     )  # (S, CHANGES) int64: the sentences that differ in one fact; None without a critic
-    expressions: torch.Tensor | None = None  # (K, D) float32: mean sentence of the classes 0 to K - 1
+    expressions: torch.Tensor | None = None  # (K, D) float32: prototypes of the classes 0 to K - 1
 
     def __call__(
         self, rows: np.ndarray, generator: torch.Generator
@@ -95,7 +94,7 @@ def sentence_source(
     found = _source(classes, groups, config)
     if source == "geometry" or config.objective.contrast == "batch":
         return found
-    return replace(found, expressions=torch.stack([found.text[w].mean(0) for w in found.wordings[:BASIC]]))
+    return replace(found, expressions=torch.from_numpy(class_prototypes(config, list(EXPRESSIONS))))
 
 
 def class_prototypes(config: SmileConfig, classes: list[str]) -> np.ndarray:

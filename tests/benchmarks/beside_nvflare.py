@@ -2,8 +2,9 @@
 
 Same model, start weights, prepared sites, batches, losses, steps, rounds and weights of the mean; FLARE's clients call our own
 `smile.training.train` (nvflare_job.py), so what differs is what carries and averages. The models after the first round and after the
-last are compared, and a weight that differs by more than 1e-6 after the first or 1e-3 after the last ends with 1: replies are summed in
-the order in which they come, and AdamW makes as large a step of a gradient that is nothing but rounding as of any other.
+last are compared, and a weight that differs by more than 1e-6 after the first or 1e-4 after the last ends with 1. The last can, where the
+first does not, and so can our own two engines: replies are summed in the order in which they come, and AdamW makes as large a step of a
+gradient that is nothing but rounding as of any other.
 
 FLARE's server `built` the first model as ours does, or was `given` a file, and then needs no torch; its workers are as many as
 `--threads`, and with fewer than sites a new one, with a new torch, starts for each task.
@@ -39,7 +40,7 @@ VERSION = "2.9.0"
 HOSPITALS = ("north", "centre", "south", "east")
 ENGINES = ("ray", "in-process")
 MODELS = ("built", "given")
-TOLERANCES = {"first": 1e-6, "last": 1e-3}
+TOLERANCES = {"first": 1e-6, "last": 1e-4}
 LOST = "run_client_thread error"  # FLARE 2.9's simulator now and then loses a worker at its start, then waits for it for ever
 SAMPLE = 0.5  # seconds between looks at the memory
 UNITS = ("s in all", "s a round", "s of CPU", "MiB PSS", "MiB RSS")
@@ -199,7 +200,7 @@ def compare(commands: dict[str, list], chosen: argparse.Namespace) -> int:
         one, other = models[ours][after], models[name][after]
         assert one.keys() == other.keys()
         gap = np.max([np.abs(one[key] - other[key]).max() for key in one])  # NaN where one has a NaN
-        print(f"{after} round, {ours} and {name}: largest difference of a weight {gap:.1e}")
+        print(f"{after} round, {ours} and {name}: largest difference of a weight {gap:.1e}, bound {bound:.0e}")
         same = same and bool(gap <= bound)
     return int(not same)
 

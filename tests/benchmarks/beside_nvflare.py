@@ -200,7 +200,9 @@ def compare(commands: dict[str, list], chosen: argparse.Namespace) -> int:
         one, other = models[ours][after], models[name][after]
         assert one.keys() == other.keys()
         gap = np.max([np.abs(one[key] - other[key]).max() for key in one])  # NaN where one has a NaN
-        print(f"{after} round, {ours} and {name}: largest difference of a weight {gap:.1e}, bound {bound:.0e}")
+        print(
+            f"{after} round, {ours} and {name}: largest difference of a weight {gap:.1e}, bound {bound:.0e}"
+        )
         same = same and bool(gap <= bound)
     return int(not same)
 
